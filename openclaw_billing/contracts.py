@@ -1,0 +1,240 @@
+"""Contracts: what an operation may ask of a store, and what the house may ask of it.
+
+Stores keep records, not rules. Each contract has several implementations and one suite in
+`tests/stores/` that all of them pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from openclaw_billing.records import (
+    Account,
+    AuditEntry,
+    Client,
+    EntryKind,
+    Job,
+    Key,
+    LedgerEntry,
+    Recent,
+    Reservation,
+    Spent,
+)
+
+R = TypeVar("R")
+T = TypeVar("T")
+E = TypeVar("E", LedgerEntry, AuditEntry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A page of a table, newest first by (created_at, primary key).
+
+    `equals` names fields and the values they must have, `text` is looked for, without regard to case,
+    in `text_fields`. `after` is the (created_at, primary key) of the last row of the page before.
+    """
+
+    equals: Mapping[str, str | bool | None] = field(default_factory=dict)
+    text: str = ""
+    text_fields: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    after: tuple[datetime, str] | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[R]):
+    """`total` counts every match, on this page or not."""
+
+    rows: list[R]
+    total: int
+    has_more: bool
+
+
+class Rows(Protocol[R]):
+    """One table, to read."""
+
+    def get(self, key: str) -> R | None:
+        """The record with that primary key."""
+        ...
+
+    def by(self, index: str, value: str) -> list[R]:
+        """Every record whose `index` has that value, oldest first."""
+        ...
+
+    def page(self, query: Query) -> Page[R]:
+        """One page. It may read the whole table: never on the path of a job."""
+        ...
+
+    def __iter__(self) -> Iterator[R]:
+        """Every record, in no promised order."""
+        ...
+
+
+class Table(Rows[R], Protocol[R]):
+    """One table, inside a transaction."""
+
+    def put(self, record: R) -> None:
+        """Insert the record, or replace the one with its primary key.
+
+        Raises:
+            Duplicate: another record holds a value that must be unique.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget the record; nothing happens when there is none."""
+        ...
+
+
+class Duplicate(Exception):
+    """A unique value is taken. `index` names it."""
+
+    def __init__(self, index: str) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+class View(Protocol):
+    """Every table as of the last durable change."""
+
+    @property
+    def clients(self) -> Rows[Client]: ...
+    @property
+    def accounts(self) -> Rows[Account]: ...
+    @property
+    def keys(self) -> Rows[Key]: ...
+    @property
+    def reservations(self) -> Rows[Reservation]: ...
+    @property
+    def spent(self) -> Rows[Spent]: ...
+    @property
+    def jobs(self) -> Rows[Job]: ...
+    @property
+    def recents(self) -> Rows[Recent]: ...
+
+
+class Transaction(Protocol):
+    """What an operation sees and changes. All of its changes happen, or none."""
+
+    @property
+    def clients(self) -> Table[Client]: ...
+    @property
+    def accounts(self) -> Table[Account]: ...
+    @property
+    def keys(self) -> Table[Key]: ...
+    @property
+    def reservations(self) -> Table[Reservation]: ...
+    @property
+    def spent(self) -> Table[Spent]: ...
+    @property
+    def jobs(self) -> Table[Job]: ...
+    @property
+    def recents(self) -> Table[Recent]: ...
+
+    def write_ledger(self, entry: LedgerEntry) -> None:
+        """Append to the ledger, for ever."""
+        ...
+
+    def write_audit(self, entry: AuditEntry) -> None:
+        """Append to the audit log, for ever."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryQuery:
+    """A page of the ledger or the audit log, newest first. `before` is a position, exclusive."""
+
+    client_id: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    kind: EntryKind | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage(Generic[E]):
+    """`positions[i]` is where `entries[i]` stands: they grow with time and never change."""
+
+    entries: list[E]
+    positions: list[int]
+    total: int
+    has_more: bool
+
+
+Operation: TypeAlias = Callable[[Transaction], T]
+Settle: TypeAlias = Callable[[object, BaseException | None], None]
+
+
+class StoreObserver(Protocol):
+    """Told what the store did, from the thread that did it."""
+
+    def flushed(self, operations: int, seconds: float) -> None:
+        """One batch became durable."""
+        ...
+
+    def failed(self, reason: str) -> None:
+        """A batch could not be made durable; its callers were told so."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether changes can be made now, and why not. `details` is for the operator only."""
+
+    writable: bool
+    reason: str = ""
+    details: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Keeps records and runs operations, several in one durable batch.
+
+    Opened before use and closed once; both may be called again. Every method may be called from any
+    thread. An operation that raises changes nothing, and its error reaches its caller alone.
+    """
+
+    @property
+    def view(self) -> View:
+        """The last durable state, with what other processes on this machine had made durable by now."""
+        ...
+
+    def open(self) -> None:
+        """Load. Raises `StartupError` where serving would be wrong."""
+        ...
+
+    def close(self) -> None:
+        """Finish what waits, then let go of every file, connection and thread."""
+        ...
+
+    def run(self, operation: Operation[T], name: str) -> T:
+        """Run one operation and return its answer once it is durable.
+
+        Raises:
+            StorageUnavailable: it could not be made durable; nothing was changed.
+        """
+        ...
+
+    def submit(self, operation: Operation[T], name: str, settle: Settle) -> None:
+        """Put an operation in the queue; `settle(answer, error)` is called once it is durable.
+
+        Nothing happens before `flush_soon`; `settle` is called from the writer's thread.
+        """
+        ...
+
+    def flush_soon(self) -> None:
+        """Wake the writer: what was submitted shall become durable."""
+        ...
+
+    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]: ...
+
+    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]: ...
+
+    def health(self) -> Health: ...

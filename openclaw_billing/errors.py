@@ -1,0 +1,215 @@
+"""Errors: every refusal a caller can meet, each with its status, its stable code and its sentence.
+
+    BillingError (an HTTPException: a host's own route may let it through)
+    ├── BadRequest 400 · KeyRejected, TokenRejected 401 · Forbidden 403 · NotFound 404 · Conflict 409
+    ├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
+    ├── Unprocessable 422 · TooManyRequests 429
+    └── Unavailable 503: StorageUnavailable · AdminDisabled
+    StartupError (never an answer: the process must not serve): CorruptStore · BadSettings
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from starlette.exceptions import HTTPException
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+Fact: TypeAlias = str | int | bool | None
+
+
+class BillingError(HTTPException):
+    """A refusal. `code` is the word programs switch on; `facts` go into the answer beside it."""
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+    sentence: ClassVar[str] = "internal error"
+
+    def __init__(
+        self,
+        sentence: str | None = None,
+        *,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **facts: Fact,
+    ) -> None:
+        super().__init__(
+            status_code=self.status,
+            detail=sentence or self.sentence,
+            headers=dict(headers) if headers else None,
+        )
+        self.code = code or self.code
+        self.facts = facts
+
+
+class BadRequest(BillingError):
+    status = 400
+    code = "bad_request"
+    sentence = "The request cannot be understood"
+
+
+class UnknownPlan(BadRequest):
+    code = "unknown_plan"
+
+    def __init__(self, plan_id: str) -> None:
+        super().__init__(f"Unknown plan: {plan_id!a}"[:120])
+
+
+class UnlimitedPlan(BadRequest):
+    code = "unlimited_plan"
+    sentence = "Enterprise jobs are unlimited: there are no credits to change"
+
+
+class KeyRejected(BillingError):
+    """Unknown, revoked, expired, inactive: a stranger learns nothing about which."""
+
+    status = 401
+    code = "invalid_key"
+    sentence = "Invalid or inactive API key"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": 'ApiKey realm="openclaw", header="X-Client-Key"'})
+
+
+class TokenRejected(BillingError):
+    status = 401
+    code = "invalid_token"
+    sentence = "Unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__(
+            headers={"WWW-Authenticate": 'ApiKey realm="openclaw-admin", header="X-Auth-Token"'}
+        )
+
+
+class Forbidden(BillingError):
+    status = 403
+    code = "forbidden"
+    sentence = "This token may not do that"
+
+
+class QuotaExceeded(BillingError):
+    """Out of credits. Never with Retry-After: a client that retries would ask for nothing."""
+
+    status = 403
+    code = "quota_exceeded"
+    sentence = "Monthly job limit reached"
+
+    def __init__(self, *, credits_remaining: int, resets_at: datetime) -> None:
+        super().__init__(credits_remaining=credits_remaining, resets_at=resets_at.isoformat())
+
+
+class PaymentOverdue(BillingError):
+    status = 403
+    code = "payment_overdue"
+    sentence = "A payment is overdue: settle it to submit jobs"
+
+
+class NotFound(BillingError):
+    status = 404
+    code = "not_found"
+
+    def __init__(self, what: str = "Resource") -> None:
+        super().__init__(f"{what} not found")
+
+
+class TooSlow(BillingError):
+    status = 408
+    code = "body_too_slow"
+    sentence = "The body did not arrive in time"
+
+
+class Conflict(BillingError):
+    status = 409
+    code = "conflict"
+    sentence = "The resource is not in a state that allows this"
+
+
+class DuplicateEmail(Conflict):
+    code = "duplicate_email"
+    sentence = "A client with this email already exists"
+
+
+class StaleVersion(BillingError):
+    status = 412
+    code = "stale"
+    sentence = "The resource has changed since the version you named"
+
+
+class TooLarge(BillingError):
+    status = 413
+    code = "body_too_large"
+    sentence = "The body is too large"
+
+
+class Unprocessable(BillingError):
+    status = 422
+    code = "unprocessable"
+    sentence = "The request is well formed but cannot be carried out"
+
+
+class IdMismatch(Unprocessable):
+    """The same id with other content: the first answer stands, nothing is changed."""
+
+    code = "idempotency_mismatch"
+    sentence = "This id was used before with other content"
+
+
+class TooManyRequests(BillingError):
+    status = 429
+    code = "rate_limited"
+    sentence = "Too many requests"
+
+    def __init__(self, *, retry_after_seconds: int, headers: Mapping[str, str] | None = None) -> None:
+        waiting = {"Retry-After": str(max(1, retry_after_seconds))}
+        super().__init__(headers={**waiting, **(headers or {})})
+
+
+class Unavailable(BillingError):
+    """Something we need is away. The caller may try again; nothing was changed."""
+
+    status = 503
+    code = "unavailable"
+    sentence = "Temporarily unavailable"
+
+    def __init__(self, sentence: str | None = None, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(sentence, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class StorageUnavailable(Unavailable):
+    code = "storage_unavailable"
+    sentence = "storage unavailable"
+
+
+class AdminDisabled(Unavailable):
+    code = "admin_disabled"
+    sentence = "admin API disabled: set OPENCLAW_ADMIN_TOKEN to a secret of at least 32 characters"
+
+    def __init__(self) -> None:
+        super().__init__(retry_after_seconds=30)
+
+
+class StartupError(Exception):
+    """The process must not serve. The text is one sentence for the operator."""
+
+    exit_code: ClassVar[int] = 78
+
+
+class BadSettings(StartupError):
+    """A setting is missing or wrong; the text names it and never its value."""
+
+
+class CorruptStore(StartupError):
+    """A file of the store is damaged. It was not changed; nothing was lost by refusing."""
+
+    def __init__(self, path: str, reason: str, *, offset: int | None = None, seq: int | None = None) -> None:
+        where = "" if offset is None else f" at byte {offset}"
+        entry = "" if seq is None else f" (entry {seq})"
+        super().__init__(
+            f"{path}{where}{entry}: {reason}. Nothing was changed. "
+            "Run `python -m openclaw_billing repair` to see what can be restored."
+        )
+        self.path, self.reason, self.offset, self.seq = path, reason, offset, seq
