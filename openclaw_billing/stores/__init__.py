@@ -1,0 +1,1 @@
+"""Stores: memory, JSON files, PostgreSQL. Each passes the suite in `tests/stores/`."""

@@ -1,0 +1,314 @@
+"""Tables in memory: the last durable state, and the layers that a batch and its operations lay over it.
+
+A row loaded from disk stays the bytes it was until somebody asks for it: loading is quick, a client costs
+a kilobyte, and the garbage collector has nothing to walk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from openclaw_billing.contracts import Duplicate, Page, Query
+from openclaw_billing.records import AuditEntry, LedgerEntry
+from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.schema import TABLES, TableSpec
+
+R = TypeVar("R")
+
+
+class BaseTable(Generic[R]):
+    """One table's durable rows with its indexes. Written by one thread, read by any."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        self.spec = spec
+        self.rows: dict[str, R | bytes] = {}
+        self.indexes: dict[str, dict[str, str | dict[str, None]]] = {name: {} for name in spec.indexes}
+
+    def get(self, key: str) -> R | None:
+        row = self.rows.get(key)
+        if type(row) is bytes:
+            return self._unpack(key, row)
+        return row  # type: ignore[return-value]
+
+    def by(self, index: str, value: str) -> list[R]:
+        return [row for key in self.keys_by(index, value) if (row := self.get(key)) is not None]
+
+    def keys_by(self, index: str, value: str) -> list[str]:
+        found = self.indexes[index].get(value)
+        if found is None:
+            return []
+        return [found] if isinstance(found, str) else list(found)
+
+    def page(self, query: Query) -> Page[R]:
+        return page_of(self, query, self.spec)
+
+    def __iter__(self) -> Iterator[R]:
+        for key in list(self.rows):
+            if (row := self.get(key)) is not None:
+                yield row
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, key: str, values: list[str], row: bytes) -> None:
+        """Take in a row as it stands on disk, with the values of its indexes in the order of the spec."""
+        self.rows[key] = row
+        for name, value in zip(self.indexes, values, strict=True):
+            if value:
+                self._index(name, value, key)
+
+    def replace(self, key: str, record: R | None) -> None:
+        """Put the record there, or take what is there away."""
+        if self.indexes:
+            before = self.get(key)
+            for name, value_of in self.spec.indexes.items():
+                old = None if before is None else value_of(before)
+                new = None if record is None else value_of(record)
+                if old != new:
+                    self._move(name, key, old, new)
+        if record is None:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = record
+
+    def _unpack(self, key: str, packed: bytes) -> R:
+        record: R = from_row(self.spec.record, json.loads(packed))
+        # Somebody may have replaced the row meanwhile: only the bytes we read may give way.
+        if self.rows.get(key) is packed:
+            self.rows[key] = record
+        return record
+
+    def _move(self, name: str, key: str, old: str | None, new: str | None) -> None:
+        if old is not None:
+            found = self.indexes[name].get(old)
+            if isinstance(found, dict):
+                found.pop(key, None)
+                if not found:
+                    del self.indexes[name][old]
+            elif found == key:
+                del self.indexes[name][old]
+        if new is not None:
+            self._index(name, new, key)
+
+    def _index(self, name: str, value: str, key: str) -> None:
+        index = self.indexes[name]
+        found = index.get(value)
+        if found is None:
+            index[value] = key
+        elif isinstance(found, dict):
+            found[key] = None
+        elif found != key:
+            index[value] = {found: None, key: None}
+
+
+def page_of(rows: Any, query: Query, spec: TableSpec) -> Page[Any]:
+    """The page that `query` asks for, from rows that can be walked and looked up by index."""
+    owner = query.equals.get("client_id")
+    walk = rows.by("client", owner) if isinstance(owner, str) and "client" in spec.indexes else rows
+    wanted = [row for row in walk if _matches(row, query, spec)]
+    wanted.sort(key=lambda row: (getattr(row, spec.newest_by), spec.key_of(row)), reverse=True)
+    total = len(wanted)
+    if query.after is not None:
+        wanted = [row for row in wanted if (getattr(row, spec.newest_by), spec.key_of(row)) < query.after]
+    return Page(wanted[: query.limit], total, len(wanted) > query.limit)
+
+
+def _matches(row: object, query: Query, spec: TableSpec) -> bool:
+    for name, value in query.equals.items():
+        if getattr(row, name) != value:
+            return False
+    moment: datetime | str = getattr(row, spec.newest_by)
+    if isinstance(moment, datetime):
+        if query.since is not None and moment < query.since:
+            return False
+        if query.until is not None and moment >= query.until:
+            return False
+    if not query.text:
+        return True
+    text = query.text.casefold()
+    return any(text in str(getattr(row, name)).casefold() for name in query.text_fields)
+
+
+class Base:
+    """Every table's durable rows."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, BaseTable[Any]] = {name: BaseTable(spec) for name, spec in TABLES.items()}
+        for name, table in self.tables.items():
+            setattr(self, name, table)
+
+    clients: BaseTable[Any]
+    accounts: BaseTable[Any]
+    keys: BaseTable[Any]
+    reservations: BaseTable[Any]
+    spent: BaseTable[Any]
+    jobs: BaseTable[Any]
+    recents: BaseTable[Any]
+
+
+class Layer:
+    """Changes laid over a base, or over another layer: `puts[table][key]` is a record, or None where deleted."""
+
+    __slots__ = ("audit", "claims", "ledger", "puts")
+
+    def __init__(self) -> None:
+        self.puts: dict[str, dict[str, Any]] = {}
+        self.claims: dict[tuple[str, str, str], str | None] = {}
+        self.ledger: list[LedgerEntry] = []
+        self.audit: list[AuditEntry] = []
+
+    @property
+    def empty(self) -> bool:
+        return not (self.puts or self.ledger or self.audit)
+
+    def absorb(self, other: Layer) -> None:
+        for name, rows in other.puts.items():
+            mine = self.puts.get(name)
+            if mine is None:
+                self.puts[name] = rows
+            else:
+                mine.update(rows)
+        if other.claims:
+            self.claims.update(other.claims)
+
+    def publish(self, base: Base) -> None:
+        """Make these rows the base's."""
+        for name, rows in self.puts.items():
+            replace = base.tables[name].replace
+            for key, record in rows.items():
+                replace(key, record)
+
+
+class LayeredTable(Generic[R]):
+    """One table as an operation sees it: its own changes over the batch's over the durable rows."""
+
+    __slots__ = ("_base", "_batch", "_layer", "_name", "_spec")
+
+    def __init__(self, base: BaseTable[R], batch: Layer, layer: Layer) -> None:
+        self._base, self._batch, self._layer = base, batch, layer
+        self._spec = base.spec
+        self._name = base.spec.name
+
+    def get(self, key: str) -> R | None:
+        for layer in (self._layer, self._batch):
+            rows = layer.puts.get(self._name)
+            if rows is not None and key in rows:
+                record: R | None = rows[key]
+                return record
+        return self._base.get(key)
+
+    def by(self, index: str, value: str) -> list[R]:
+        over = self._over()
+        value_of = self._spec.indexes[index]
+        below = [key for key in self._base.keys_by(index, value) if key not in over]
+        found = [row for key in below if (row := self._base.get(key)) is not None]
+        found += [row for row in over.values() if row is not None and value_of(row) == value]
+        return found
+
+    def page(self, query: Query) -> Page[R]:
+        return page_of(self, query, self._spec)
+
+    def __iter__(self) -> Iterator[R]:
+        over = self._over()
+        for key in list(self._base.rows):
+            if key not in over and (row := self._base.get(key)) is not None:
+                yield row
+        yield from (row for row in over.values() if row is not None)
+
+    def put(self, record: R) -> None:
+        key = self._spec.key_of(record)
+        if self._spec.unique:
+            self._claim(key, record)
+        rows = self._layer.puts.get(self._name)
+        if rows is None:
+            self._layer.puts[self._name] = {key: record}
+        else:
+            rows[key] = record
+
+    def delete(self, key: str) -> None:
+        before = self.get(key)
+        if before is None:
+            return
+        for index in self._spec.unique:
+            if (value := self._spec.indexes[index](before)) is not None:
+                self._layer.claims[(self._name, index, value)] = None
+        self._layer.puts.setdefault(self._name, {})[key] = None
+
+    def _over(self) -> dict[str, R | None]:
+        return {**self._batch.puts.get(self._name, {}), **self._layer.puts.get(self._name, {})}
+
+    def _claim(self, key: str, record: R) -> None:
+        before = self.get(key)
+        for index in self._spec.unique:
+            value_of: Callable[[Any], str | None] = self._spec.indexes[index]
+            old = None if before is None else value_of(before)
+            new = value_of(record)
+            if old == new:
+                continue
+            if new is not None:
+                if self._owner(index, new) not in (None, key):
+                    raise Duplicate(index)
+                self._layer.claims[(self._name, index, new)] = key
+            if old is not None:
+                self._layer.claims[(self._name, index, old)] = None
+
+    def _owner(self, index: str, value: str) -> str | None:
+        claim = (self._name, index, value)
+        for layer in (self._layer, self._batch):
+            if claim in layer.claims:
+                return layer.claims[claim]
+        return next(iter(self._base.keys_by(index, value)), None)
+
+
+class LayeredTransaction:
+    """The transaction of the stores that keep their tables in memory."""
+
+    __slots__ = ("_base", "_batch", "_tables", "layer")
+
+    def __init__(self, base: Base, batch: Layer) -> None:
+        self._base, self._batch = base, batch
+        self.layer = Layer()
+        self._tables: dict[str, LayeredTable[Any]] = {}
+
+    def _table(self, name: str) -> LayeredTable[Any]:
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = LayeredTable(self._base.tables[name], self._batch, self.layer)
+        return table
+
+    @property
+    def clients(self) -> LayeredTable[Any]:
+        return self._table("clients")
+
+    @property
+    def accounts(self) -> LayeredTable[Any]:
+        return self._table("accounts")
+
+    @property
+    def keys(self) -> LayeredTable[Any]:
+        return self._table("keys")
+
+    @property
+    def reservations(self) -> LayeredTable[Any]:
+        return self._table("reservations")
+
+    @property
+    def spent(self) -> LayeredTable[Any]:
+        return self._table("spent")
+
+    @property
+    def jobs(self) -> LayeredTable[Any]:
+        return self._table("jobs")
+
+    @property
+    def recents(self) -> LayeredTable[Any]:
+        return self._table("recents")
+
+    def write_ledger(self, entry: LedgerEntry) -> None:
+        self.layer.ledger.append(entry)
+
+    def write_audit(self, entry: AuditEntry) -> None:
+        self.layer.audit.append(entry)
