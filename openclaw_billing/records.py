@@ -79,6 +79,8 @@ class Client:
     updated_at: datetime
     active: bool = True
     metadata: dict[str, str] = field(default_factory=dict)
+    stripe_customer_id: str | None = None
+    stripe_subscription_id: str | None = None
     version: int = 1
 
 

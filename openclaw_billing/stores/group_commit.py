@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
 from openclaw_billing.contracts import Operation, Settle
@@ -90,6 +90,12 @@ class GroupCommit:
             while self._queue:
                 self._run_batch()
 
+    def forget_threads(self) -> None:
+        """In a forked child: what waited belongs to the parent."""
+        self._queue.clear()
+        self._turn = threading.Lock()
+        self._writer = None
+
     def _enter(self, ticket: Ticket) -> None:
         if len(self._queue) >= OPERATIONS_WAITING_MAX:
             raise StorageUnavailable(retry_after_seconds=2)
@@ -103,6 +109,11 @@ class GroupCommit:
             return
         try:
             self.commit(tickets)
+        except BaseException:
+            # A commit that broke off proved nothing durable: nobody may take it for a yes.
+            for ticket in tickets:
+                ticket.error = StorageUnavailable()
+            raise
         finally:
             for ticket in tickets:
                 ticket.finish()
@@ -129,8 +140,6 @@ class GroupCommit:
                     self._run_batch()
 
     def _next(self, wake: SimpleQueue[bool]) -> bool:
-        from queue import Empty
-
         while True:
             try:
                 return wake.get(timeout=self.idle_seconds())

@@ -53,9 +53,9 @@ class BaseTable(Generic[R]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def load(self, key: str, values: list[str], row: bytes) -> None:
-        """Take in a row as it stands on disk, with the values of its indexes in the order of the spec."""
-        self.rows[key] = row
+    def load(self, key: str, values: list[str], packed: bytes) -> None:
+        """Take in a row as it stands on disk: the values of its indexes, then its JSON, tabs between."""
+        self.rows[key] = packed
         for name, value in zip(self.indexes, values, strict=True):
             if value:
                 self._index(name, value, key)
@@ -74,8 +74,14 @@ class BaseTable(Generic[R]):
         else:
             self.rows[key] = record
 
+    def unpacked(self, packed: bytes) -> R:
+        """The record that was loaded as these bytes."""
+        text = packed.split(b"\t", len(self.indexes))[-1]
+        record: R = from_row(self.spec.record, json.loads(text))
+        return record
+
     def _unpack(self, key: str, packed: bytes) -> R:
-        record: R = from_row(self.spec.record, json.loads(packed))
+        record = self.unpacked(packed)
         # Somebody may have replaced the row meanwhile: only the bytes we read may give way.
         if self.rows.get(key) is packed:
             self.rows[key] = record

@@ -1,0 +1,89 @@
+"""The checkpoint: every row as of one journal line, so that a start need not read the whole history.
+
+    {"v":1,"seq":…,"head":…,"batch":…,"segment":…,"offset":…}
+    table <tab> primary key <tab> index values… <tab> row
+
+Text columns hold no tab and no newline: the rules for names and ids refuse them. The file is believed only
+when a mark in the journal names its digest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from openclaw_billing.errors import CorruptStore
+from openclaw_billing.stores.codec import encode, to_row
+from openclaw_billing.stores.schema import TABLES, TableSpec
+from openclaw_billing.stores.tables import Base
+
+VERSION = 1
+ROWS_PER_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a checkpoint stands: after line `seq`, whose sum is `head`; the next line is at `offset`."""
+
+    seq: int
+    head: str
+    batch: int
+    segment: int
+    offset: int
+
+
+def write_checkpoint(position: Position, rows: dict[str, dict[str, Any]]) -> Iterator[bytes]:
+    """The file in chunks small enough to write between two requests."""
+    yield encode({"v": VERSION, **asdict(position)}).encode() + b"\n"
+    for name, spec in TABLES.items():
+        chunk: list[bytes] = []
+        for key, row in rows[name].items():
+            chunk.append(_row_line(spec, key, row))
+            if len(chunk) == ROWS_PER_CHUNK:
+                yield b"".join(chunk)
+                chunk.clear()
+        yield b"".join(chunk)
+
+
+def read_position(path: str, data: bytes) -> Position:
+    """Raises `CorruptStore` when the first line is not one of ours."""
+    try:
+        first = json.loads(data[: data.index(b"\n")])
+        version = first.pop("v")
+        if version > VERSION:
+            raise CorruptStore(path, "written by a newer version", offset=0)
+        return Position(**first)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptStore(path, "its first line is not a checkpoint's", offset=0) from error
+
+
+def load_rows(path: str, data: bytes, base: Base) -> None:
+    """Take every row into the base, packed as it stands: its index values, then its JSON."""
+    offset = data.index(b"\n") + 1
+    # One text object for each id, however many rows name it.
+    known: dict[bytes, str] = {}
+    tables = {name.encode(): base.tables[name] for name in TABLES}
+    for line in data[offset:].split(b"\n"):
+        if not line:
+            continue
+        try:
+            name, key, packed = line.split(b"\t", 2)
+            table = tables[name]
+            values = packed.split(b"\t", len(table.indexes))[:-1]
+            texts = [known.get(value) or known.setdefault(value, value.decode()) for value in values]
+            table.load(known.get(key) or known.setdefault(key, key.decode()), texts, packed)
+        except (KeyError, ValueError) as error:
+            raise CorruptStore(path, "a row cannot be read", offset=offset) from error
+        offset += len(line) + 1
+
+
+def _row_line(spec: TableSpec, key: str, row: object) -> bytes:
+    columns = [spec.name, key]
+    if not isinstance(row, bytes):
+        columns += [value_of(row) or "" for value_of in spec.indexes.values()]
+    text = "\t".join(columns)
+    assert text.count("\t") == len(columns) - 1 and "\n" not in text
+    packed = row if isinstance(row, bytes) else encode(to_row(row)).encode("ascii")
+    return text.encode() + b"\t" + packed + b"\n"

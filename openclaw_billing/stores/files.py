@@ -1,0 +1,203 @@
+"""Files: opened so that nobody can plant, replace or read them, and replaced so that a crash leaves one of two."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
+
+LOCK_POLL_SECONDS = 0.0002
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
+)
+
+
+class Directory:
+    """The data directory, kept open: every file in it is named relative to this descriptor."""
+
+    def __init__(self, path: Path, *, allow_network: bool = False) -> None:
+        self.path = path
+        self._allow_network = allow_network
+        self.fd = -1
+
+    def open(self) -> None:
+        """Make the directory (0700) if it is not there, and check that it is ours alone.
+
+        Raises:
+            BadSettings: another user owns it, others may write to it, or it is on a network file system.
+        """
+        if self.fd >= 0:
+            return
+        try:
+            if not self.path.exists():
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_parent(self.path)
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BadSettings(f"The data directory {self.path} cannot be used: {error.strerror}") from error
+        status = os.fstat(self.fd)
+        if status.st_uid != os.getuid():
+            raise BadSettings(f"The data directory {self.path} belongs to another user")
+        if status.st_mode & 0o022:
+            raise BadSettings(f"Others may write to the data directory {self.path}: chmod 700 it")
+        if not self._allow_network and (kind := file_system_of(self.path)) in NETWORK_FILE_SYSTEMS:
+            raise BadSettings(
+                f"The data directory {self.path} is on {kind}, where locks cannot be trusted "
+                "(OPENCLAW_ALLOW_NFS=1 overrides)"
+            )
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def sync(self) -> None:
+        """Make creations and renames in the directory durable."""
+        os.fsync(self.fd)
+
+    def exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.fd))
+
+    def open_file(self, name: str, flags: int, *, links_max: int = 1) -> int:
+        """A descriptor of a regular file of ours.
+
+        Raises:
+            CorruptStore: it is a link, a device, or somebody else's.
+        """
+        try:
+            fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | FileExistsError):
+                raise
+            raise CorruptStore(str(self.path / name), f"cannot be opened ({error.strerror})") from error
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_nlink > links_max:
+            os.close(fd)
+            raise CorruptStore(str(self.path / name), "is not a plain file of this user")
+        return fd
+
+    def read(self, name: str, *, links_max: int = 1) -> bytes:
+        fd = self.open_file(name, os.O_RDONLY, links_max=links_max)
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def write_new(self, name: str, chunks: Iterable[bytes], *, pause: float = 0.0) -> None:
+        """Write a whole new file and make its content, but not yet its name, durable."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
+        fd = self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(fd, "wb", buffering=1 << 18) as file:
+            for chunk in chunks:
+                file.write(chunk)
+                if pause:
+                    time.sleep(pause)
+            file.flush()
+            os.fsync(fd)
+
+    def replace(self, old: str, new: str) -> None:
+        os.replace(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def secret(self, name: str, made: str) -> tuple[str, bool]:
+        """The secret kept in that file, or `made` written there now; whether it was made now."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.read(name, links_max=2).decode("ascii").strip(), False
+        temporary = f"{name}.{os.getpid()}.tmp"
+        self.write_new(temporary, [made.encode("ascii") + b"\n"])
+        try:
+            # A hard link fails where the name is taken: of many processes starting at once, one wins.
+            os.link(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+            won = True
+        except FileExistsError:
+            won = False
+        finally:
+            os.unlink(temporary, dir_fd=self.fd)
+        self.sync()
+        return self.read(name, links_max=2).decode("ascii").strip(), won
+
+
+class FileLock:
+    """One `flock` on a file that is never written, renamed or removed. Not shared by forked children."""
+
+    def __init__(self, directory: Directory, name: str, seconds_max: float) -> None:
+        self._directory, self._name, self._seconds_max = directory, name, seconds_max
+        self._fd = -1
+        self.held = False
+
+    def acquire(self) -> None:
+        """Raises `StorageUnavailable` when somebody else holds it beyond the deadline."""
+        deadline = time.monotonic() + self._seconds_max
+        while True:
+            if self._fd < 0:
+                self._fd = self._directory.open_file(self._name, os.O_RDWR | os.O_CREAT)
+            if self._try():
+                if self._is_current():
+                    self.held = True
+                    return
+                # Somebody removed or replaced the file: a lock on the old one excludes nobody.
+                self.forget()
+                continue
+            if time.monotonic() >= deadline:
+                raise StorageUnavailable
+            time.sleep(LOCK_POLL_SECONDS)
+
+    def release(self) -> None:
+        self.held = False
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def forget(self) -> None:
+        """Let go of the descriptor; the lock with it, unless a forked child has it too."""
+        self.held = False
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _is_current(self) -> bool:
+        try:
+            there = os.stat(self._name, dir_fd=self._directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return there.st_ino == os.fstat(self._fd).st_ino
+
+
+def file_system_of(path: Path) -> str:
+    """The kind of file system that holds `path`, or "" where the system does not say."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for mount in reversed(mounts):
+        fields = mount.split(" ")
+        if fields[2] == wanted and "-" in fields:
+            return fields[fields.index("-") + 1]
+    return ""
+
+
+def _sync_parent(path: Path) -> None:
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,255 @@
+"""Loading: from the files to the last durable state, or a refusal that names the file, the byte and the entry."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from openclaw_billing.errors import CorruptStore, StartupError
+from openclaw_billing.stores.checkpoint import Position, load_rows, read_position, write_checkpoint
+from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader, Tail
+from openclaw_billing.stores.journal_files import (
+    CHECKPOINT,
+    CLIENTS,
+    JOURNAL,
+    closed_name,
+    closed_segments,
+    segment_name,
+)
+from openclaw_billing.stores.schema import TABLES
+from openclaw_billing.stores.tables import Base
+
+log = logging.getLogger(__name__)
+
+
+class ForeignEdit(StartupError):
+    """Somebody else wrote the clients file. `fields` names what differs, client by client."""
+
+    def __init__(self, path: str, fields: list[str]) -> None:
+        listed = "; ".join(fields[:10]) or "its form only"
+        super().__init__(
+            f"{path} was changed by somebody else ({listed}). It was left as it is. Run "
+            "`python -m openclaw_billing adopt` to take the changes over, or `… discard` to drop them."
+        )
+        self.fields = fields
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The state after the last good line of the active segment."""
+
+    base: Base = field(default_factory=Base)
+    seq: int = 0
+    head: str = NO_SUM
+    batch: int = 0
+    segment: int = 1
+    size: int = 0
+    marks: list[dict[str, Any]] = field(default_factory=list)
+    marked_seq: int = -1
+    """The line that the newest snapshot stands after."""
+    changed_seq: int = 0
+    """The newest line that changed a record or the history."""
+    torn: int | None = None
+    closed: bool = False
+    """The active segment has been closed, but its successor is not there yet."""
+
+
+def apply(base: Base, line: dict[str, Any]) -> None:
+    """Make a line's rows the base's."""
+    for name, rows in line.get("put", {}).items():
+        table, spec = base.tables[name], TABLES[name]
+        for row in rows:
+            table.replace(row[spec.primary_key], from_row(spec.record, row))
+    for name, keys in line.get("del", {}).items():
+        for key in keys:
+            base.tables[name].replace(key, None)
+
+
+def load(directory: Directory, chain: Chain, *, believe_checkpoint: bool = True) -> Loaded:
+    """Read the store. The caller holds the lock; a torn tail is cut from the file, nothing else is changed.
+
+    Raises:
+        CorruptStore: the files cannot be what we wrote.
+    """
+    loaded = Loaded()
+    digest = _begin(directory, loaded) if believe_checkpoint else None
+    closed = _really_closed(directory)
+    active = (closed[-1] if closed else 0) + 1
+    offset = loaded.size
+    reader = Reader("", chain, seq=loaded.seq, head=loaded.head, batch=loaded.batch)
+    for segment in range(loaded.segment, active + 1):
+        _read_segment(directory, segment, active, offset, reader, loaded)
+        offset = 0
+    loaded.segment = active
+    if digest is not None and digest not in {mark.get("checkpoint") for mark in loaded.marks}:
+        raise CorruptStore(
+            str(directory.path / CHECKPOINT),
+            "it is not the file that the journal says was written",
+            offset=_first_difference(directory, chain),
+        )
+    return loaded
+
+
+def check_clients_file(directory: Directory, loaded: Loaded) -> bool:
+    """Whether the clients file is there and ours.
+
+    Raises:
+        ForeignEdit: it is neither what the newest marks say nor absent.
+    """
+    try:
+        data = directory.read(CLIENTS, links_max=2)
+    except FileNotFoundError:
+        return False
+    digest = hashlib.sha256(data).hexdigest()
+    ours = [mark.get("clients") for mark in loaded.marks]
+    # Before the first snapshot no mark may be known: an empty directory has no clients file either.
+    if digest not in ours:
+        raise ForeignEdit(str(directory.path / CLIENTS), differences(data, loaded.base))
+    return digest == ours[-1]
+
+
+def differences(data: bytes, base: Base) -> list[str]:
+    """Which clients and fields of a clients file differ from the state, as `client_id: field, field`."""
+    from openclaw_billing.stores.snapshots import shown_clients
+
+    try:
+        theirs = json.loads(data)
+        ours = json.loads(b"".join(shown_clients({name: table.rows for name, table in base.tables.items()}, base)))
+        found = [f"{client_id}: missing" for client_id in ours if client_id not in theirs]
+        for client_id, client in theirs.items():
+            if client_id not in ours:
+                found.append(f"{client_id}: unknown")
+            elif client != ours[client_id]:
+                names = sorted(n for n in {*client, *ours[client_id]} if client.get(n) != ours[client_id].get(n))
+                found.append(f"{client_id}: {', '.join(names)}")
+    except (ValueError, AttributeError, TypeError):
+        return ["it is not JSON of our form"]
+    return found
+
+
+def _begin(directory: Directory, loaded: Loaded) -> str | None:
+    """Start from the checkpoint, if there is one; its digest."""
+    path = str(directory.path / CHECKPOINT)
+    try:
+        data = directory.read(CHECKPOINT)
+    except FileNotFoundError:
+        return None
+    position = read_position(path, data)
+    load_rows(path, data, loaded.base)
+    loaded.seq, loaded.head, loaded.batch = position.seq, position.head, position.batch
+    loaded.segment, loaded.size = position.segment, position.offset
+    loaded.marked_seq = position.seq
+    return hashlib.sha256(data).hexdigest()
+
+
+def _really_closed(directory: Directory) -> list[int]:
+    """The closed segments, without one that is still the active file (a crash between link and replace)."""
+    numbers = closed_segments(directory)
+    if numbers:
+        newest = os.stat(closed_name(numbers[-1]), dir_fd=directory.fd, follow_symlinks=False)
+        with contextlib.suppress(FileNotFoundError):
+            active = os.stat(JOURNAL, dir_fd=directory.fd, follow_symlinks=False)
+            if active.st_ino == newest.st_ino:
+                numbers.pop()
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise CorruptStore(str(directory.path / JOURNAL), "a closed segment is missing")
+    return numbers
+
+
+def _read_segment(
+    directory: Directory, segment: int, active: int, offset: int, reader: Reader, loaded: Loaded
+) -> None:
+    name = segment_name(directory, segment, active)
+    reader.path = str(directory.path / name)
+    try:
+        data = directory.read(name, links_max=64)
+    except FileNotFoundError as error:
+        raise CorruptStore(reader.path, "is missing") from error
+    if len(data) == 0 or len(data) < offset:
+        raise CorruptStore(reader.path, "ends before what is known to have been written", offset=len(data))
+    rest = data[offset:] if offset else data
+    good = offset
+    for line in reader.lines(rest, offset):
+        good = line.end
+        take(line, loaded)
+    tail = reader.tail(rest, offset, good)
+    loaded.size = tail.end
+    if segment != active:
+        if tail.torn is not None or tail.unended or not loaded.closed:
+            raise CorruptStore(reader.path, "a closed segment has no proper end", offset=tail.end)
+        return
+    mend(directory, reader, tail, rest[tail.end - offset :], loaded)
+
+
+def take(line: Line, loaded: Loaded) -> None:
+    """Apply one line and note what it says about the files."""
+    data = line.data
+    apply(loaded.base, data)
+    loaded.seq, loaded.head, loaded.batch = line.seq, line.sum, data["batch"][0]
+    loaded.closed = data["op"] == "closed"
+    if (mark := data.get("mark")) is not None:
+        loaded.marks.append(mark)
+        loaded.marked_seq = max(loaded.marked_seq, mark.get("seq", -1))
+    elif data["op"] not in ("genesis", "closed"):
+        loaded.changed_seq = line.seq
+
+
+def mend(directory: Directory, reader: Reader, tail: Tail, rest: bytes, loaded: Loaded) -> None:
+    """Cut a torn tail, or write the last bytes of a whole line; either way what stays is durable."""
+    fd = directory.open_file(JOURNAL, os.O_RDWR, links_max=2)
+    try:
+        if tail.torn is not None:
+            log.warning(
+                "Cut a torn tail of %d bytes from %s at byte %d: it was never acknowledged",
+                len(rest),
+                reader.path,
+                tail.torn,
+            )
+            os.ftruncate(fd, tail.torn)
+            loaded.torn = tail.torn
+        elif tail.unended:
+            whole = reader.close_line(rest)
+            os.pwrite(fd, whole, tail.end)
+            for line in reader.lines(whole, tail.end):
+                take(line, loaded)
+                loaded.size = line.end
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _first_difference(directory: Directory, chain: Chain) -> int | None:
+    """Where a checkpoint departs from what the journal alone would make of it."""
+    data = directory.read(CHECKPOINT)
+    try:
+        position = read_position("", data)
+        rebuilt = rebuild(directory, chain, position)
+    except CorruptStore:
+        return 0
+    for index, (theirs, ours) in enumerate(zip(data, rebuilt, strict=False)):
+        if theirs != ours:
+            return index
+    return min(len(data), len(rebuilt))
+
+
+def rebuild(directory: Directory, chain: Chain, position: Position) -> bytes:
+    """The checkpoint that the journal, read from its first line, gives for that position."""
+    base = Base()
+    closed = _really_closed(directory)
+    active = len(closed) + 1
+    reader = Reader("", chain)
+    for segment in range(1, active + 1):
+        name = segment_name(directory, segment, active)
+        reader.path = str(directory.path / name)
+        for line in reader.lines(directory.read(name, links_max=64), 0):
+            if line.seq > position.seq:
+                break
+            apply(base, line.data)
+    return b"".join(write_checkpoint(position, {name: table.rows for name, table in base.tables.items()}))
