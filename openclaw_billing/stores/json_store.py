@@ -123,6 +123,7 @@ class JsonStore(GroupCommit):
             return
         self.drain()
         self._snapshots.stop()
+        self._read_on()
         if self._is_behind and not self._end.poisoned:
             with contextlib.suppress(StorageUnavailable, OSError):
                 self._snapshots.write(paced=False)
