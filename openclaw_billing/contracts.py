@@ -16,6 +16,7 @@ from openclaw_billing.records import (
     AuditEntry,
     Client,
     EntryKind,
+    Fact,
     Job,
     Key,
     LedgerEntry,
@@ -116,6 +117,8 @@ class View(Protocol):
     def jobs(self) -> Rows[Job]: ...
     @property
     def recents(self) -> Rows[Recent]: ...
+    @property
+    def facts(self) -> Rows[Fact]: ...
 
 
 class Transaction(Protocol):
@@ -135,6 +138,8 @@ class Transaction(Protocol):
     def jobs(self) -> Table[Job]: ...
     @property
     def recents(self) -> Table[Recent]: ...
+    @property
+    def facts(self) -> Table[Fact]: ...
 
     def write_ledger(self, entry: LedgerEntry) -> None:
         """Append to the ledger, for ever."""
@@ -176,8 +181,8 @@ Settle: TypeAlias = Callable[[object, BaseException | None], None]
 class StoreObserver(Protocol):
     """Told what the store did, from the thread that did it."""
 
-    def flushed(self, operations: int, seconds: float) -> None:
-        """One batch became durable."""
+    def flushed(self, operations: int, seconds: float, entries: list[LedgerEntry]) -> None:
+        """One batch became durable, and with it these ledger entries."""
         ...
 
     def failed(self, reason: str) -> None:

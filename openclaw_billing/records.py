@@ -253,6 +253,14 @@ class AuditEntry:
     after: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One thing the house must know about its own store, such as which peppers its keys need."""
+
+    name: str
+    value: str
+
+
 CREDITS_MAX = 1_000_000_000
 COST_USD_MICROS_MAX = 10**15
 RESERVATION_LIFE_DEFAULT = timedelta(minutes=15)

@@ -29,7 +29,7 @@ from openclaw_billing.stores.journal_end import JournalEnd
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK, closed_name, history
 from openclaw_billing.stores.json_create import Migrate, Parts, begin_segment, create, parts_of, seal_batch
 from openclaw_billing.stores.json_load import Loaded, check_clients_file, load, mend, take
-from openclaw_billing.stores.memory import run_tickets
+from openclaw_billing.stores.memory import entries_of, run_tickets
 from openclaw_billing.stores.snapshots import QUIET_SECONDS, Snapshots, foreign_name
 from openclaw_billing.stores.tables import Base, Layer
 
@@ -145,7 +145,7 @@ class JsonStore(GroupCommit):
             self._refuse(tickets, error)
             return
         if self._observer is not None:
-            self._observer.flushed(len(tickets), time.perf_counter() - begun)
+            self._observer.flushed(len(tickets), time.perf_counter() - begun, entries_of(changed))
         if self._is_behind:
             self._consider_snapshot(quiet=False)
 

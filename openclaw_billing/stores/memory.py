@@ -30,6 +30,11 @@ def run_tickets(tickets: list[Ticket], base: Base) -> tuple[Layer, list[tuple[Ti
     return batch, changed
 
 
+def entries_of(changed: list[tuple[Ticket, Layer]]) -> list[LedgerEntry]:
+    """Every ledger entry of a batch, in order."""
+    return [entry for _, layer in changed for entry in layer.ledger]
+
+
 class MemoryStore(GroupCommit):
     def __init__(self, observer: StoreObserver | None = None) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class MemoryStore(GroupCommit):
             batch.publish(self.view)
             self._lines.extend((layer.ledger, layer.audit) for _, layer in changed)
         if self._observer is not None:
-            self._observer.flushed(len(tickets), time.perf_counter() - begun)
+            self._observer.flushed(len(tickets), time.perf_counter() - begun, entries_of(changed))
 
     def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
         return self._history(0, query)

@@ -10,6 +10,7 @@ from typing import Any
 from openclaw_billing.records import (
     Account,
     Client,
+    Fact,
     Job,
     Key,
     Recent,
@@ -62,6 +63,7 @@ TABLES: Mapping[str, TableSpec] = MappingProxyType(
             TableSpec("spent", Spent, "spent_id", {"forgettable": _forgettable}),
             TableSpec("jobs", Job, "job_id", {"client": _owner}),
             TableSpec("recents", Recent, "client_id", {}, newest_by="client_id"),
+            TableSpec("facts", Fact, "name", {}, newest_by="name"),
         )
     }
 )

@@ -153,6 +153,7 @@ class Base:
     spent: BaseTable[Any]
     jobs: BaseTable[Any]
     recents: BaseTable[Any]
+    facts: BaseTable[Any]
 
 
 class Layer:
@@ -312,6 +313,10 @@ class LayeredTransaction:
     @property
     def recents(self) -> LayeredTable[Any]:
         return self._table("recents")
+
+    @property
+    def facts(self) -> LayeredTable[Any]:
+        return self._table("facts")
 
     def write_ledger(self, entry: LedgerEntry) -> None:
         self.layer.ledger.append(entry)

@@ -1,0 +1,267 @@
+"""The runtime: one gateway's store, clock, peppers and admin token, opened at first use."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from openclaw_billing import seed_file
+from openclaw_billing.clock import Clock, SystemClock
+from openclaw_billing.contracts import Operation, Store, StoreObserver, Transaction, View
+from openclaw_billing.errors import BadSettings
+from openclaw_billing.keys import Peppers
+from openclaw_billing.records import Fact
+from openclaw_billing.settings import Settings, load_settings
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.json_store import JsonStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CORK_TURNS = 3
+PEPPER_FACT = "pepper:"
+
+
+class Runtime:
+    """What the door and the edges work with. Making one opens nothing."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        observer: StoreObserver | None = None,
+    ) -> None:
+        self._settings = settings
+        self._given_store = store
+        self._store: Store | None = None
+        self._observer = observer
+        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = weakref.WeakKeyDictionary()
+        self._opening = threading.Lock()
+        self._admin_digests: tuple[bytes, ...] = ()
+        self._peppers: Peppers | None = None
+        self.clock: Clock = clock or SystemClock()
+        self.new_admin_token: str | None = None
+        """The admin token, if this opening made it: to be shown once to whoever started the gateway."""
+
+    @property
+    def settings(self) -> Settings:
+        if self._settings is None:
+            self._settings = load_settings()
+        return self._settings
+
+    @property
+    def store(self) -> Store:
+        return self._store or self.open()
+
+    @property
+    def view(self) -> View:
+        """The last durable state."""
+        return (self._store or self.open()).view
+
+    @property
+    def peppers(self) -> Peppers:
+        if self._peppers is None:
+            self.open()
+        assert self._peppers is not None
+        return self._peppers
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def open(self) -> Store:
+        """Open the store, if it is not open.
+
+        Raises:
+            StartupError: serving would be wrong; the text says why in one sentence.
+        """
+        with self._opening:
+            if self._store is None:
+                self._store = self._open_everything()
+            return self._store
+
+    def close(self) -> None:
+        """Finish what waits and let go of the store; the next use opens it again."""
+        with self._opening:
+            store, self._store = self._store, None
+            if store is not None:
+                store.close()
+
+    async def write(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run the operation at this moment; its answer, once it is durable."""
+        kwargs["now"] = self.clock.now()
+        return await self._gate().write(_call(operation, args, kwargs), operation.__name__)
+
+    def write_and_wait(
+        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same for a caller that is no coroutine: it waits for the disk."""
+        kwargs["now"] = self.clock.now()
+        return self.store.run(_call(operation, args, kwargs), operation.__name__)
+
+    async def read(self, reading: Callable[[], T]) -> T:
+        """A reading that may walk a whole table or the history, off the event loop."""
+        return await asyncio.to_thread(reading)
+
+    def is_admin(self, token: str) -> bool:
+        """Whether the text is an admin token. Every token is compared, so time tells nothing."""
+        if self._store is None:
+            self.open()
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        matched = False
+        for known in self._admin_digests:
+            matched |= hmac.compare_digest(known, digest)
+        return matched
+
+    @property
+    def admin_enabled(self) -> bool:
+        if self._store is None:
+            self.open()
+        return bool(self._admin_digests)
+
+    def _gate(self) -> _Gate:
+        loop = asyncio.get_running_loop()
+        gate = self._gates.get(loop)
+        if gate is None or gate.store is not self._store:
+            gate = self._gates[loop] = _Gate(loop, self.store)
+        return gate
+
+    def _open_everything(self) -> Store:
+        directory = Directory(self.settings.data_dir, allow_network=True)
+        try:
+            peppers = self._read_peppers(directory)
+            self._peppers = Peppers([(pepper_id(text), text.encode()) for text in peppers])
+            store = self._given_store or self._make_store()
+            store.open()
+            try:
+                _check_peppers(store, {f"{PEPPER_FACT}{pepper_id(text)}" for text in peppers})
+                self._open_admin_token(directory)
+            except BaseException:
+                store.close()
+                raise
+            return store
+        finally:
+            directory.close()
+
+    def _make_store(self) -> Store:
+        settings = self.settings
+        chain_key = settings.chain_key
+        return JsonStore(
+            settings.data_dir,
+            chain_key=None if chain_key is None else chain_key.get_secret_value().encode(),
+            lock_seconds_max=settings.lock_seconds_max,
+            allow_network=settings.allow_nfs,
+            observer=self._observer,
+            migrate=self._migration,
+        )
+
+    def _migration(self, data: bytes) -> Operation[object]:
+        assert self._peppers is not None
+        return partial(seed_file.take_over, data=data, peppers=self._peppers, now=self.now())
+
+    def _read_peppers(self, directory: Directory) -> list[str]:
+        given = self.settings.key_pepper
+        if given is not None:
+            return [text.strip() for text in given.get_secret_value().split(",") if text.strip()]
+        directory.open()
+        return [directory.secret("pepper", secrets.token_hex(32))[0]]
+
+    def _open_admin_token(self, directory: Directory) -> None:
+        state = self.settings.admin_token_state
+        self._admin_digests = ()
+        if state == "refused":
+            return
+        if state == "usable":
+            assert self.settings.admin_token is not None
+            text = self.settings.admin_token.get_secret_value()
+        else:
+            directory.open()
+            text, made = directory.secret("admin_token", secrets.token_hex(32))
+            self.new_admin_token = text if made else self.new_admin_token
+        self._admin_digests = (hashlib.sha256(text.encode()).digest(),)
+
+
+class _Gate:
+    """Takes one event loop's operations to the store and brings all answers of a batch back in one hop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
+        self.store = store
+        # The registry of gates holds the loop weakly; a strong one here would keep both for ever.
+        self._loop = weakref.proxy(loop)
+        self._corked = False
+        self._hopping = False
+        self._ready: deque[tuple[asyncio.Future[Any], object, BaseException | None]] = deque()
+
+    def write(self, operation: Operation[T], name: str) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.store.submit(operation, name, partial(self._settled, future))
+        if not self._corked:
+            # A few turns of the loop let the other requests of this moment into the same flush.
+            self._corked = True
+            self._loop.call_soon(self._turn, CORK_TURNS)
+        return future
+
+    def _turn(self, left: int) -> None:
+        if left:
+            self._loop.call_soon(self._turn, left - 1)
+            return
+        self._corked = False
+        self.store.flush_soon()
+
+    def _settled(self, future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:
+        self._ready.append((future, answer, error))
+        if not self._hopping:
+            self._hopping = True
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except (RuntimeError, ReferenceError):
+                # The loop is closed: whoever asked is gone, and what was durable stays so.
+                self._ready.clear()
+
+    def _deliver(self) -> None:
+        self._hopping = False
+        while self._ready:
+            future, answer, error = self._ready.popleft()
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(answer)
+            else:
+                future.set_exception(error)
+
+
+def pepper_id(pepper: str) -> str:
+    """A name for a pepper that does not give it away."""
+    return hashlib.sha256(b"openclaw pepper id\0" + pepper.encode()).hexdigest()[:8]
+
+
+def _call(operation: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation[T]:
+    return cast("Operation[T]", lambda tx: operation(tx, *args, **kwargs))
+
+
+def _check_peppers(store: Store, known: set[str]) -> None:
+    needed = {fact.name for fact in store.view.facts if fact.name.startswith(PEPPER_FACT)}
+    if needed - known:
+        raise BadSettings(
+            "Keys in the store need a pepper that is not here: restore the file `pepper` "
+            "or add the older pepper to OPENCLAW_KEY_PEPPER"
+        )
+    if known - needed:
+        store.run(partial(_remember, names=sorted(known - needed)), "remember_peppers")
+
+
+def _remember(tx: Transaction, *, names: list[str]) -> None:
+    for name in names:
+        tx.facts.put(Fact(name=name, value="in use"))
