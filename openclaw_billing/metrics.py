@@ -1,0 +1,69 @@
+"""Metrics: what Prometheus is told. Labels are closed lists of words; nothing of a caller's is one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from openclaw_billing.records import EntryKind, LedgerEntry, LotSource
+
+log = logging.getLogger(__name__.partition(".")[0])
+
+REQUESTS = Counter(
+    "openclaw_billing_requests_total", "Answers of our own routes", ["operation", "status"]
+)
+_refusals = Counter("openclaw_billing_refusals_total", "Requests refused, by reason", ["reason"])
+_entries = Counter("openclaw_billing_ledger_entries_total", "Ledger entries written, by kind", ["kind"])
+_credits = Counter("openclaw_billing_credits_charged_total", "Credits captured for jobs")
+_operations = Counter("openclaw_billing_operations_total", "Operations made durable")
+_flush_seconds = Histogram(
+    "openclaw_billing_flush_seconds",
+    "Time to run a batch and make it durable",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0),
+)
+_batch_size = Histogram(
+    "openclaw_billing_batch_operations", "Operations sharing one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 512)
+)
+_store_errors = Counter("openclaw_billing_store_errors_total", "Batches that could not be made durable")
+STORE_WRITABLE = Gauge(
+    "openclaw_billing_store_writable", "1 while changes can be made", multiprocess_mode="min"
+)
+
+REFUSALS: Mapping[str, Counter] = MappingProxyType(
+    {
+        reason: _refusals.labels(reason)
+        for reason in ("invalid_key", "invalid_token", "quota_exceeded", "payment_overdue", "rate_limited")
+    }
+)
+_KINDS = {kind: _entries.labels(kind.value) for kind in EntryKind}
+
+
+class StoreMetrics:
+    """Counts what the store made durable, and writes the promised log line of each fact, after the commit."""
+
+    def flushed(self, operations: int, seconds: float, entries: list[LedgerEntry]) -> None:
+        _operations.inc(operations)
+        _flush_seconds.observe(seconds)
+        _batch_size.observe(operations)
+        STORE_WRITABLE.set(1)
+        for entry in entries:
+            _KINDS[entry.kind].inc()
+            if entry.kind is EntryKind.CAPTURE:
+                _credits.inc(-(entry.available + entry.reserved))
+                log.info("Deducted credit for %s: job submission", entry.client_id)
+            elif entry.kind is EntryKind.GRANT and entry.operation_id.startswith("grant:"):
+                _log_reset(entry)
+
+    def failed(self, reason: str) -> None:
+        _store_errors.inc()
+        STORE_WRITABLE.set(0)
+
+
+def _log_reset(entry: LedgerEntry) -> None:
+    if entry.cycle_number > 0 and entry.lot_id is not None and LotSource.ALLOWANCE in entry.lot_id:
+        log.info("Reset monthly credits for %s: %d jobs", entry.client_id, entry.available)
+
+

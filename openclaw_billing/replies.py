@@ -1,0 +1,86 @@
+"""Replies: an operation asked twice under one Idempotency-Key is run once and answers the same twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from openclaw_billing.contracts import Transaction
+from openclaw_billing.errors import IdMismatch
+from openclaw_billing.records import Spent
+
+JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+
+LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`body` is what was answered; `replayed` tells that nothing was done this time."""
+
+    body: dict[str, JsonValue]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked for what under which key of their own making."""
+
+    principal: str
+    method: str
+    path: str
+    idempotency_key: str
+    body: bytes
+
+    @property
+    def spent_id(self) -> str:
+        scope = "\0".join((self.principal, self.method, self.path, self.idempotency_key))
+        return f"reply:{hashlib.sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.body).hexdigest()
+
+
+def once(
+    tx: Transaction,
+    asked: Asked | None,
+    operation: Callable[[Transaction], Mapping[str, JsonValue]],
+    *,
+    now: datetime,
+) -> Reply:
+    """Run the operation unless it was run under this key within a day; its answer must hold no secret.
+
+    Raises:
+        IdMismatch: the key was used with another body.
+    """
+    if asked is None:
+        return Reply(dict(operation(tx)))
+    known = tx.spent.get(asked.spent_id)
+    if known is not None and now - known.created_at < LIFE:
+        if known.fingerprint != asked.fingerprint:
+            raise IdMismatch("This Idempotency-Key was used before with another body")
+        return Reply(json.loads(known.answer), replayed=True)
+    body = dict(operation(tx))
+    tx.spent.put(
+        Spent(
+            spent_id=asked.spent_id,
+            fingerprint=asked.fingerprint,
+            created_at=now,
+            answer=json.dumps(body),
+            keep=False,
+        )
+    )
+    return Reply(body)
+
+
+def forget_old(tx: Transaction, *, now: datetime, limit: int = 1000) -> int:
+    """Drop replies older than a day; how many went. What they did stays in the ledger for ever."""
+    old = [spent for spent in tx.spent.by("forgettable", "yes") if now - spent.created_at >= LIFE]
+    for spent in old[:limit]:
+        tx.spent.delete(spent.spent_id)
+    return min(len(old), limit)

@@ -1,0 +1,172 @@
+"""The seed's own clients file: one JSON object of clients with plain keys, float dollars and naive times.
+
+It is taken over as it meant, not as it was written: keys become digests, dollars whole micro-USD, naive
+times UTC; an unknown plan is kept and admits no job; every balance stays what it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from openclaw_billing import accounts
+from openclaw_billing.contracts import Duplicate, Transaction
+from openclaw_billing.errors import BadSettings, DuplicateEmail
+from openclaw_billing.keys import Peppers, is_key_shape
+from openclaw_billing.records import COST_USD_MICROS_MAX, CREDITS_MAX
+
+CLIENTS_MAX = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SeedClient:
+    """One client of the file, checked."""
+
+    client_id: str
+    name: str
+    email: str
+    key_text: str | None = field(repr=False)
+    plan_id: str
+    credits_remaining: int
+    spent_usd_micros: int
+    created_at: datetime
+    cycle_start: datetime
+    active: bool
+    stripe_customer_id: str | None
+    stripe_subscription_id: str | None
+
+
+def read(data: bytes) -> list[SeedClient]:
+    """Every client of the file.
+
+    Raises:
+        BadSettings: the file is not of the seed's form; the text names the client and the field.
+    """
+    try:
+        clients = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_no_doubles)
+    except (ValueError, RecursionError) as error:
+        raise BadSettings(f"The clients file is not valid JSON ({type(error).__name__})") from error
+    if not isinstance(clients, dict) or len(clients) > CLIENTS_MAX:
+        raise BadSettings("The clients file must be one object of clients, each under its id")
+    read_clients = [_client(client_id, fields) for client_id, fields in clients.items()]
+    _refuse_shared(read_clients)
+    return read_clients
+
+
+def take_over(tx: Transaction, *, data: bytes, peppers: Peppers, now: datetime) -> int:
+    """Make every client of the file one of ours; how many there were.
+
+    Raises:
+        BadSettings: the file is not of the seed's form, or one of its clients is here already.
+    """
+    clients = read(data)
+    for client in clients:
+        if tx.clients.get(client.client_id) is not None:
+            raise BadSettings(f"Client {client.client_id} is in the store already")
+        try:
+            accounts.import_client(tx, client, peppers=peppers, now=now)
+        except (Duplicate, DuplicateEmail) as error:
+            raise BadSettings(f"Client {client.client_id}: its email belongs to another client") from error
+    return len(clients)
+
+
+def _client(client_id: str, fields: Any) -> SeedClient:
+    if not isinstance(fields, dict):
+        raise BadSettings(f"Client {client_id}: it must be an object")
+    created = _moment(client_id, fields, "created_at", datetime.now(UTC))
+    return SeedClient(
+        client_id=client_id,
+        name=_text(client_id, fields, "name"),
+        email=_text(client_id, fields, "email"),
+        key_text=_key_text(client_id, fields),
+        plan_id=_text(client_id, fields, "plan"),
+        credits_remaining=_count(client_id, fields),
+        spent_usd_micros=_micros(client_id, fields),
+        created_at=created,
+        cycle_start=_moment(client_id, fields, "billing_cycle_start", created),
+        active=fields.get("active", True) is True,
+        stripe_customer_id=_optional(fields, "stripe_customer_id"),
+        stripe_subscription_id=_optional(fields, "stripe_subscription_id"),
+    )
+
+
+def _text(client_id: str, fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value.strip() or len(value) > 1000:
+        raise BadSettings(f"Client {client_id}: {name} must be a text")
+    return value
+
+
+def _optional(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= 255 else None
+
+
+def _key_text(client_id: str, fields: dict[str, Any]) -> str | None:
+    value = fields.get("api_key")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not is_key_shape(value):
+        raise BadSettings(f"Client {client_id}: api_key must be oc_live_ and 32 hex digits")
+    return value
+
+
+def _count(client_id: str, fields: dict[str, Any]) -> int:
+    value = fields.get("credits_remaining", 0)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= CREDITS_MAX:
+        raise BadSettings(f"Client {client_id}: credits_remaining must be a whole number of credits")
+    # -1 is how some files write unlimited.
+    return max(0, value)
+
+
+def _micros(client_id: str, fields: dict[str, Any]) -> int:
+    value = fields.get("total_spent", 0)
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise InvalidOperation
+        micros = int((Decimal(str(value)) * 1_000_000).to_integral_value())
+    except (InvalidOperation, ValueError, OverflowError) as error:
+        raise BadSettings(f"Client {client_id}: total_spent must be dollars") from error
+    if not 0 <= micros <= COST_USD_MICROS_MAX:
+        raise BadSettings(f"Client {client_id}: total_spent is out of range")
+    return micros
+
+
+def _moment(client_id: str, fields: dict[str, Any], name: str, missing: datetime) -> datetime:
+    value = fields.get(name)
+    if value is None:
+        return missing
+    try:
+        moment = datetime.fromisoformat(value)
+    except (ValueError, TypeError) as error:
+        raise BadSettings(f"Client {client_id}: {name} must be a time") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _refuse_shared(clients: list[SeedClient]) -> None:
+    """No two clients may share an e-mail or a key: whose it is cannot be guessed."""
+    for name, values in (
+        ("email", {client.client_id: client.email.casefold() for client in clients}),
+        ("api_key", {client.client_id: client.key_text for client in clients if client.key_text}),
+    ):
+        first: dict[str, str] = {}
+        for client_id, value in values.items():
+            if value in first:
+                raise BadSettings(f"Clients {first[value]} and {client_id} share one {name}")
+            first[value] = client_id
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found

@@ -1,0 +1,128 @@
+"""Who is calling: the two header schemes, each a dependency that authenticates and shows in OpenAPI."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from fastapi.security import APIKeyHeader
+
+from openclaw_billing import accounts
+from openclaw_billing.audit import Actor
+from openclaw_billing.errors import AdminDisabled, BadRequest, KeyRejected, TokenRejected
+from openclaw_billing.keys import is_key_shape
+from openclaw_billing.metrics import REFUSALS
+from openclaw_billing.records import Client, Key
+from openclaw_billing.runtime import Runtime
+
+HEADER_BYTES_MAX = 512
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """The header's value; a header given twice is refused, because two readers would pick differently."""
+    found: bytes | None = None
+    for key, value in request.scope["headers"]:
+        if key == name:
+            if found is not None:
+                raise BadRequest(f"The header {name.decode()} is given twice", code="doubled_header")
+            found = value
+    if found is None or len(found) > HEADER_BYTES_MAX:
+        return None if found is None else ""
+    return found.decode("latin-1")
+
+
+def key_of(runtime: Runtime, key_text: str) -> tuple[Client, Key] | None:
+    """The client and the key that this text is, if both are active now."""
+    if not is_key_shape(key_text):
+        return None
+    return accounts.authenticate(runtime.view, runtime.peppers.digests(key_text), runtime.now())
+
+
+class ClientKey(APIKeyHeader):
+    """`X-Client-Key`, required: answers the client, or refuses with one 401 for every reason."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(
+            name="X-Client-Key", scheme_name="ClientKey", description="A client's API key", auto_error=False
+        )
+        self._runtime = runtime
+
+    async def __call__(self, request: Request) -> Client:  # type: ignore[override]
+        client = self.identify(request)
+        if client is None:
+            REFUSALS["invalid_key"].inc()
+            raise KeyRejected
+        return client
+
+    def identify(self, request: Request) -> Client | None:
+        """The client; None where the header is absent.
+
+        Raises:
+            KeyRejected: there is a key, and it is not good: never a fall-back to being nobody.
+        """
+        query: bytes = request.scope["query_string"]
+        if query and b"oc_" in query:
+            raise BadRequest("Send the key in the X-Client-Key header, never in the address", code="key_in_query")
+        key_text = header(request, b"x-client-key")
+        if key_text is None:
+            return None
+        found = key_of(self._runtime, key_text)
+        if found is None:
+            REFUSALS["invalid_key"].inc()
+            raise KeyRejected
+        return found[0]
+
+
+class OptionalClientKey(ClientKey):
+    """`X-Client-Key`, if there is one."""
+
+    async def __call__(self, request: Request) -> Client | None:  # type: ignore[override]
+        return self.identify(request)
+
+
+class AdminToken(APIKeyHeader):
+    """`X-Auth-Token`, required: answers who acts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(
+            name="X-Auth-Token", scheme_name="AdminToken", description="The admin token", auto_error=False
+        )
+        self._runtime = runtime
+
+    async def __call__(self, request: Request) -> Actor:  # type: ignore[override]
+        actor = self.identify(request)
+        if actor is None:
+            REFUSALS["invalid_token"].inc()
+            raise TokenRejected
+        return actor
+
+    def identify(self, request: Request) -> Actor | None:
+        """Who acts, if the request carries an admin token.
+
+        Raises:
+            AdminDisabled: no usable token is configured.
+        """
+        if not self._runtime.admin_enabled:
+            raise AdminDisabled
+        token = header(request, b"x-auth-token")
+        if token is None:
+            token = self._from_query(request)
+        if not token or not self._runtime.is_admin(token):
+            return None
+        return actor_of(request, "admin")
+
+    def _from_query(self, request: Request) -> str | None:
+        query: bytes = request.scope["query_string"]
+        if b"token=" not in query:
+            return None
+        if not self._runtime.settings.allow_query_token:
+            raise BadRequest("Send the token in the X-Auth-Token header, never in the address", code="key_in_query")
+        return request.query_params.get("token")
+
+
+def actor_of(request: Request, name: str) -> Actor:
+    """The actor for the audit log, with where they came from."""
+    peer = request.scope.get("client")
+    return Actor(
+        name=name,
+        address=None if peer is None else str(peer[0]),
+        request_id=getattr(request.state, "request_id", None),
+    )
