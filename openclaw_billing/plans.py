@@ -67,3 +67,20 @@ CATALOGUE: Mapping[str, Plan] = MappingProxyType(
         )
     }
 )
+
+LEGACY_PLAN_ID = "legacy"
+
+
+def plan_of(plan_id: str) -> Plan:
+    """The catalogue's plan, or one that grants nothing where an old record names a plan we do not sell."""
+    return CATALOGUE.get(plan_id) or _LEGACY
+
+
+_LEGACY = Plan(
+    plan_id=LEGACY_PLAN_ID,
+    name="Legacy",
+    price_cents=0,
+    job_limit=0,
+    features=(),
+    history=timedelta(days=30),
+)
