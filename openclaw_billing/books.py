@@ -87,6 +87,34 @@ def open_account(tx: Transaction, client_id: str, plan_id: str, now: datetime) -
     return account
 
 
+def open_with_balance(tx: Transaction, account: Account, credits: int, now: datetime) -> Account:
+    """Open that account with a balance from elsewhere; what the plan's limit cannot hold is promotional.
+
+    On an unlimited plan there is nothing to hold.
+    """
+    limit = plan_of(account.plan_id).job_limit
+    if limit is not None:
+        account = replace(account, used=max(0, limit - credits))
+        operation_id = f"grant:{account.client_id}:{account.cycle_number}"
+        account = fit_allowance(tx, account, operation_id, "taken over", now)
+    beyond = 0 if limit is None else max(0, credits - limit)
+    if beyond:
+        lot = lot_of(LotSource.PROMO, beyond, None)
+        account = post(
+            tx,
+            account,
+            EntryKind.GRANT,
+            operation_id=f"import:{account.client_id}",
+            now=now,
+            lots=added(account.lots, lot),
+            available=beyond,
+            lot_id=lot.lot_id,
+            reason="taken over",
+        )
+    tx.accounts.put(account)
+    return account
+
+
 def post(
     tx: Transaction,
     account: Account,
@@ -112,9 +140,11 @@ def post(
     available_after = total(lots_after)
     reserved_after = account.reserved + reserved
     balance = total(account.lots) + account.reserved + available + reserved
-    assert available_after >= 0 and reserved_after >= 0
+    assert available_after >= 0
+    assert reserved_after >= 0
     assert balance == available_after + reserved_after
-    assert account.used + used >= 0 and account.owed + owed >= 0
+    assert account.used + used >= 0
+    assert account.owed + owed >= 0
     number = account.entries + 1
     tx.write_ledger(
         LedgerEntry(

@@ -170,10 +170,8 @@ def log_cost(
         NotFound
         Unprocessable: out of range.
     """
-    if type(cost_usd_micros) is not int or not 0 <= cost_usd_micros <= COST_USD_MICROS_MAX:
-        raise Unprocessable(f"A cost is a whole number of micro-USD from 0 to {COST_USD_MICROS_MAX}")
     account = touch(tx, client_id, now)
-    spent = account.spent_usd_micros + cost_usd_micros
+    spent = account.spent_usd_micros + checked_cost(cost_usd_micros)
     if spent > SPENT_USD_MICROS_MAX:
         raise Unprocessable(f"A client's costs are at most {SPENT_USD_MICROS_MAX} micro-USD")
     account = replace(account, spent_usd_micros=spent)
@@ -182,6 +180,13 @@ def log_cost(
     costs = (*recent.costs, Cost(now, cost_usd_micros, job_id))[-RECENT_MAX:]
     tx.recents.put(replace(recent, costs=costs))
     return account
+
+
+def checked_cost(cost_usd_micros: int) -> int:
+    """Raises `Unprocessable` where it is no cost."""
+    if type(cost_usd_micros) is not int or not 0 <= cost_usd_micros <= COST_USD_MICROS_MAX:
+        raise Unprocessable(f"A cost is a whole number of micro-USD from 0 to {COST_USD_MICROS_MAX}")
+    return cost_usd_micros
 
 
 def _add(

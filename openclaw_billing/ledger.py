@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from openclaw_billing.books import check_credits, check_reason, give_back, open_account, post, set_free, touch
+from openclaw_billing.books import (
+    check_credits,
+    check_reason,
+    give_back,
+    open_account,
+    open_with_balance,
+    post,
+    set_free,
+    touch,
+)
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import (
     Conflict,
@@ -19,7 +28,7 @@ from openclaw_billing.errors import (
     QuotaExceeded,
     Unprocessable,
 )
-from openclaw_billing.grants import Adjusted, adjust, change_plan, claw_back, grant, log_cost
+from openclaw_billing.grants import Adjusted, adjust, change_plan, checked_cost, claw_back, grant, log_cost
 from openclaw_billing.lots import Draws, allowance_id, drawn, drawn_from, total
 from openclaw_billing.plans import plan_of
 from openclaw_billing.records import (
@@ -37,10 +46,12 @@ __all__ = [
     "capture",
     "change_plan",
     "charge",
+    "checked_cost",
     "claw_back",
     "grant",
     "log_cost",
     "open_account",
+    "open_with_balance",
     "refund",
     "release",
     "reservation_id",

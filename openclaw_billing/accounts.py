@@ -1,0 +1,316 @@
+"""Accounts: clients and their keys, made, changed, switched off; and who a key belongs to.
+
+Every change is audited in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from openclaw_billing import ledger
+from openclaw_billing.audit import Actor, note
+from openclaw_billing.contracts import Duplicate, Page, Query, Transaction, View
+from openclaw_billing.cycles import cycle_number
+from openclaw_billing.errors import (
+    Conflict,
+    DuplicateEmail,
+    NotFound,
+    StaleVersion,
+    UnknownPlan,
+    Unprocessable,
+)
+from openclaw_billing.keyring import (
+    KeyOutcome,
+    authenticate,
+    issue_key,
+    key_outcome,
+    rehash_key,
+    revoke_key,
+    rotate_key,
+)
+from openclaw_billing.keys import Peppers, key_of
+from openclaw_billing.ledger import Adjusted
+from openclaw_billing.plans import CATALOGUE, LEGACY_PLAN_ID
+from openclaw_billing.records import CREDITS_MAX, Account, Adjustment, Client, Cost, Key, Recent
+
+__all__ = [
+    "KeyOutcome",
+    "SeedClient",
+    "adjust_credits",
+    "authenticate",
+    "create_client",
+    "deactivate",
+    "import_client",
+    "issue_key",
+    "key_outcome",
+    "page_of_clients",
+    "reactivate",
+    "rehash_key",
+    "revoke_key",
+    "rotate_key",
+    "set_plan",
+    "update_client",
+]
+
+CLIENTS_WALKED_MAX = 1_000_000
+
+_TAKE_OVER = Actor("import")
+
+
+def create_client(
+    tx: Transaction,
+    *,
+    client_id: str,
+    name: str,
+    email: str,
+    plan_id: str,
+    key: Key | None,
+    actor: Actor,
+    now: datetime,
+) -> Client:
+    """A new client with an account, and with a key where one is given.
+
+    Raises:
+        UnknownPlan, DuplicateEmail, Conflict: the id is taken.
+    """
+    if plan_id not in CATALOGUE:
+        raise UnknownPlan(plan_id)
+    if tx.clients.get(client_id) is not None:
+        raise Conflict("This client id is taken", code="client_exists")
+    client = Client(client_id=client_id, name=name, email=email, created_at=now, updated_at=now)
+    _put_client(tx, client)
+    ledger.open_account(tx, client_id, plan_id, now)
+    after = {"name": name, "email": email, "plan": plan_id}
+    note(tx, actor, "client.created", client_id=client_id, object_id=client_id, after=after, now=now)
+    if key is not None:
+        issue_key(tx, client_id, key, actor=actor, now=now)
+    return client
+
+
+def update_client(
+    tx: Transaction,
+    client_id: str,
+    *,
+    name: str | None = None,
+    email: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    if_version: int | None = None,
+    actor: Actor,
+    now: datetime,
+) -> Client:
+    """Change what is given; `metadata` as a whole.
+
+    Raises:
+        NotFound, DuplicateEmail, StaleVersion: it is not `if_version` any more.
+    """
+    before = _client(tx, client_id)
+    if if_version is not None and if_version != before.version:
+        raise StaleVersion
+    client = replace(
+        before,
+        name=before.name if name is None else name,
+        email=before.email if email is None else email,
+        metadata=before.metadata if metadata is None else dict(metadata),
+        updated_at=now,
+        version=before.version + 1,
+    )
+    _put_client(tx, client)
+    changed = [
+        each for each in ("name", "email", "metadata") if getattr(before, each) != getattr(client, each)
+    ]
+    note(
+        tx,
+        actor,
+        "client.updated",
+        client_id=client_id,
+        object_id=client_id,
+        before={each: str(getattr(before, each)) for each in changed},
+        after={each: str(getattr(client, each)) for each in changed},
+        now=now,
+    )
+    return client
+
+
+def deactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Actor, now: datetime) -> bool:
+    """From now on none of the client's keys is accepted. Whether the client was active."""
+    return _switch(tx, client_id, False, "client.deactivated", reason, actor, now)
+
+
+def reactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Actor, now: datetime) -> bool:
+    """The client's keys are accepted again. Whether the client was inactive."""
+    return _switch(tx, client_id, True, "client.reactivated", reason, actor, now)
+
+
+def set_plan(
+    tx: Transaction, client_id: str, plan_id: str, *, reason: str = "", actor: Actor, now: datetime
+) -> Account:
+    """`ledger.change_plan`, audited."""
+    before = ledger.touch(tx, client_id, now)
+    account = ledger.change_plan(tx, client_id, plan_id, now=now)
+    note(
+        tx,
+        actor,
+        "client.plan_changed",
+        client_id=client_id,
+        object_id=client_id,
+        reason=reason,
+        before={"plan": before.plan_id, "credits": str(before.available)},
+        after={"plan": plan_id, "credits": str(account.available)},
+        now=now,
+    )
+    return account
+
+
+def adjust_credits(
+    tx: Transaction,
+    client_id: str,
+    credits: int,
+    *,
+    reason: str,
+    operation_id: str,
+    actor: Actor,
+    now: datetime,
+) -> Adjusted:
+    """`ledger.adjust`, audited; a repeated id is audited once."""
+    repeated = tx.spent.get(operation_id) is not None
+    done = ledger.adjust(tx, client_id, credits, reason=reason, operation_id=operation_id, now=now)
+    if not repeated:
+        note(
+            tx,
+            actor,
+            "client.credits_adjusted",
+            client_id=client_id,
+            object_id=operation_id,
+            reason=reason,
+            before={"credits": str(done.previous)},
+            after={"credits": str(done.now)},
+            now=now,
+        )
+    return done
+
+
+def page_of_clients(view: View, query: Query, *, plan_id: str | None = None) -> Page[tuple[Client, Account]]:
+    """A page of clients with their accounts, of one plan only where it is named."""
+    if plan_id is None:
+        page = view.clients.page(query)
+        return Page(_with_accounts(view, page.rows), page.total, page.has_more)
+    # The plan stands in the account: what is asked of the clients is asked without a limit first.
+    found = view.clients.page(replace(query, after=None, limit=CLIENTS_WALKED_MAX)).rows
+    wanted = [
+        (client, account) for client, account in _with_accounts(view, found) if account.plan_id == plan_id
+    ]
+    total = len(wanted)
+    if query.after is not None:
+        wanted = [each for each in wanted if (each[0].created_at, each[0].client_id) < query.after]
+    return Page(wanted[: query.limit], total, len(wanted) > query.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedClient:
+    """A client as the seed's file has it, read and checked, its times aware, its dollars whole micro-USD."""
+
+    client_id: str
+    name: str
+    email: str
+    key_text: str | None = field(repr=False)
+    plan_id: str
+    credits_remaining: int
+    spent_usd_micros: int
+    created_at: datetime
+    cycle_start: datetime
+    active: bool = True
+    stripe_customer_id: str | None = None
+    stripe_subscription_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    adjustments: tuple[Adjustment, ...] = ()
+    costs: tuple[Cost, ...] = ()
+
+
+def import_client(
+    tx: Transaction, seed: SeedClient, *, peppers: Peppers, actor: Actor = _TAKE_OVER, now: datetime
+) -> Client:
+    """Take over a client with its key and its balance; a plan we do not know becomes the legacy plan.
+
+    Raises:
+        DuplicateEmail, Unprocessable: a balance or a cost that cannot be.
+        Conflict: the id or the key is taken.
+    """
+    if tx.clients.get(seed.client_id) is not None:
+        raise Conflict("This client id is taken", code="client_exists")
+    if not 0 <= seed.credits_remaining <= CREDITS_MAX or seed.spent_usd_micros < 0:
+        raise Unprocessable("The balance or the cost of this client cannot be")
+    client = Client(
+        client_id=seed.client_id,
+        name=seed.name,
+        email=seed.email,
+        created_at=seed.created_at,
+        updated_at=now,
+        active=seed.active,
+        metadata=dict(seed.metadata),
+        stripe_customer_id=seed.stripe_customer_id,
+        stripe_subscription_id=seed.stripe_subscription_id,
+    )
+    _put_client(tx, client)
+    cycle = cycle_number(seed.cycle_start, 0)
+    account = Account(
+        client_id=seed.client_id,
+        plan_id=seed.plan_id if seed.plan_id in CATALOGUE else LEGACY_PLAN_ID,
+        anchor=seed.cycle_start,
+        cycle_number=cycle.number,
+        cycle_start=cycle.start,
+        cycle_end=cycle.end,
+        spent_usd_micros=seed.spent_usd_micros,
+        due_at=cycle.end,
+    )
+    ledger.open_with_balance(tx, account, seed.credits_remaining, now)
+    if seed.adjustments or seed.costs:
+        recent = Recent(client_id=seed.client_id, adjustments=seed.adjustments[-5:], costs=seed.costs[-5:])
+        tx.recents.put(recent)
+    after = {"plan": seed.plan_id, "credits": str(seed.credits_remaining)}
+    note(
+        tx, actor, "client.imported", client_id=seed.client_id, object_id=seed.client_id, after=after, now=now
+    )
+    if seed.key_text is not None:
+        # The id is made of the client's, so that taking over twice makes the same record.
+        key = key_of(
+            seed.key_text,
+            peppers,
+            key_id=f"key-{seed.client_id}",
+            client_id=seed.client_id,
+            name="imported",
+            now=now,
+        )
+        issue_key(tx, seed.client_id, key, actor=actor, now=now)
+    return client
+
+
+def _client(tx: Transaction, client_id: str) -> Client:
+    client = tx.clients.get(client_id)
+    if client is None:
+        raise NotFound("Client")
+    return client
+
+
+def _put_client(tx: Transaction, client: Client) -> None:
+    try:
+        tx.clients.put(client)
+    except Duplicate as error:
+        raise DuplicateEmail from error
+
+
+def _switch(
+    tx: Transaction, client_id: str, active: bool, action: str, reason: str, actor: Actor, now: datetime
+) -> bool:
+    client = _client(tx, client_id)
+    if client.active is active:
+        return False
+    tx.clients.put(replace(client, active=active, updated_at=now, version=client.version + 1))
+    note(tx, actor, action, client_id=client_id, object_id=client_id, reason=reason, now=now)
+    return True
+
+
+def _with_accounts(view: View, clients: list[Client]) -> list[tuple[Client, Account]]:
+    pairs = ((client, view.accounts.get(client.client_id)) for client in clients)
+    return [(client, account) for client, account in pairs if account is not None]
