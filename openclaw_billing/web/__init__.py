@@ -1,0 +1,1 @@
+"""What the house says over HTTP."""

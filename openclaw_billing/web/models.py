@@ -1,0 +1,144 @@
+"""Models: the bases of what comes in and goes out, and the fields that they share."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from functools import partial
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from openclaw_billing.records import COST_USD_MICROS_MAX
+from openclaw_billing.text import EMAIL_LENGTH_MAX, clean_email, clean_text
+
+NAME_LENGTH_MAX = 200
+LINE_LENGTH_MAX = 200
+REASON_LENGTH_MAX = 500
+DESCRIPTION_LENGTH_MAX = 10_000
+
+_MICRO = Decimal("0.000001")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+class Input(BaseModel):
+    """What a caller sends: exact types, and no field that we do not know."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Output(BaseModel):
+    """What we answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Dollars(Decimal):
+    """An amount that leaves as a JSON number. Made of whole cents or micro-USD, never of sums of floats."""
+
+    @classmethod
+    def from_cents(cls, cents: int) -> Dollars:
+        return cls(Decimal(cents) / 100)
+
+    @classmethod
+    def from_micros(cls, usd_micros: int) -> Dollars:
+        return cls(Decimal(usd_micros) / 1_000_000)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._of,
+            # The last step only: the nearest float of so few digits is written as those digits.
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                float, return_schema=core_schema.float_schema(), when_used="json"
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"type": "number"}
+
+    @classmethod
+    def _of(cls, value: object) -> Dollars:
+        return value if isinstance(value, cls) else cls(_decimal(value))
+
+
+def micros_of(dollars: Decimal) -> int:
+    """Whole micro-USD; less than a millionth of a dollar is rounded, half to even."""
+    return int(dollars.quantize(_MICRO, rounding=ROUND_HALF_EVEN) * 1_000_000)
+
+
+def _decimal(value: object) -> Decimal:
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("it must be a number")
+    # The digits that were written, not the binary fraction nearest to them.
+    return Decimal(repr(value))
+
+
+def _amount(value: object) -> Decimal:
+    amount = _decimal(value)
+    if not amount.is_finite() or not 0 <= amount <= Decimal(COST_USD_MICROS_MAX) / 1_000_000:
+        raise ValueError("it must be an amount of dollars from 0 to a thousand million")
+    return amount
+
+
+def _moment(value: object) -> object:
+    try:
+        if isinstance(value, str) and _MOMENT.fullmatch(value):
+            value = datetime.fromisoformat(value.upper())
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            return value.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass  # A thirteenth month, or a moment that is beyond the calendar once in UTC.
+    raise ValueError("it must be a moment with its offset, such as 2026-02-19T10:30:00+00:00")
+
+
+def _text(length_max: int, *, multiline: bool = False) -> Any:
+    return AfterValidator(partial(clean_text, length_max=length_max, multiline=multiline))
+
+
+Moment: TypeAlias = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-02-19T10:30:00+00:00"]}),
+]
+"""A moment in UTC, written with `+00:00`; other offsets are converted, a moment without one is refused."""
+
+DollarsIn: TypeAlias = Annotated[
+    Decimal,
+    BeforeValidator(_amount),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": COST_USD_MICROS_MAX // 1_000_000}),
+]
+"""An amount of dollars as a JSON number, to be stored through `micros_of`."""
+
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX), _text(NAME_LENGTH_MAX)]
+Line: TypeAlias = Annotated[str, Field(min_length=1, max_length=LINE_LENGTH_MAX), _text(LINE_LENGTH_MAX)]
+Reason: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=REASON_LENGTH_MAX), _text(REASON_LENGTH_MAX)
+]
+Description: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=DESCRIPTION_LENGTH_MAX), _text(DESCRIPTION_LENGTH_MAX, multiline=True)
+]
+Email: TypeAlias = Annotated[
+    str,
+    Field(min_length=3, max_length=EMAIL_LENGTH_MAX, examples=["api@acmecorp.com"]),
+    AfterValidator(clean_email),
+]

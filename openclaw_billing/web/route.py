@@ -1,0 +1,150 @@
+"""The route class of every route of ours: strict bodies with a limit and a deadline, one shape of refusals.
+
+It works by itself on whatever application includes our routers, and adds no handler or middleware to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, ClassVar
+
+from fastapi import Request, Response
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
+
+from openclaw_billing.errors import TooLarge, TooSlow
+from openclaw_billing.web import strict_json
+from openclaw_billing.web.problems import internal_error, problem, validation_problem
+
+BODY_BYTES_MAX = 64 * 1024
+BODY_SECONDS_MAX = 10.0
+CLIENT_CLOSED = 499
+
+log = logging.getLogger("openclaw_billing")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_NO_STORE = (b"cache-control", b"no-store")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
+# What is left of a refused body would be read as the next request.
+_CLOSE = {"Connection": "close"}
+
+
+class BillingRoute(APIRoute):
+    """Set as `route_class` of a router; subclasses may raise the limits of a body."""
+
+    body_bytes_max: ClassVar[int] = BODY_BYTES_MAX
+    body_seconds_max: ClassVar[float] = BODY_SECONDS_MAX
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if isinstance(options.get("strict_content_type", True), DefaultPlaceholder):
+            # JSON that a form of another site can send is refused, whatever the host has chosen.
+            options["strict_content_type"] = True
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        bytes_max, seconds_max = self.body_bytes_max, self.body_seconds_max
+
+        async def answer(request: Request) -> Response:
+            limited = LimitedRequest(request.scope, request.receive, bytes_max, seconds_max)
+            request_id = _request_id(request.scope)
+            limited.state.request_id = request_id
+            try:
+                response = await handle(limited)
+            except RequestValidationError as error:
+                response = validation_problem(error)
+            except HTTPException as error:
+                response = problem(error, request_id)
+            except ClientDisconnect:
+                response = Response(status_code=CLIENT_CLOSED)
+            except Exception:  # noqa: BLE001, RUF100 - the outermost edge: whatever it was, the caller learns no more
+                log.exception("Request %s failed", request_id)
+                response = internal_error(request_id)
+            _finish(response, request_id)
+            return response
+
+        return answer
+
+
+def limited_route(*, body_bytes_max: int, body_seconds_max: float = BODY_SECONDS_MAX) -> type[BillingRoute]:
+    """The route class with other limits."""
+    limits = {"body_bytes_max": body_bytes_max, "body_seconds_max": body_seconds_max}
+    return type("LimitedRoute", (BillingRoute,), limits)
+
+
+class LimitedRequest(Request):
+    """A request whose body is read within its limits, however it is asked for, and parsed strictly."""
+
+    def __init__(self, scope: Scope, receive: Receive, bytes_max: int, seconds_max: float) -> None:
+        super().__init__(scope, receive)
+        self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
+        self._whole: bytes | None = None
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            TooLarge: it is larger than the route allows, announced or not.
+            TooSlow: it did not arrive in time.
+        """
+        if self._whole is None:
+            self._check_announced()
+            try:
+                async with asyncio.timeout(self._seconds_max):
+                    self._whole = await self._read()
+            except TimeoutError:
+                raise TooSlow(headers=_CLOSE) from None
+        return self._whole
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        yield await self.body()
+        yield b""
+
+    async def json(self) -> Any:
+        return strict_json.loads(await self.body())
+
+    def _check_announced(self) -> None:
+        for name, value in self.scope["headers"]:
+            # Thirteen digits are more than any limit, and no server lets an endless number through.
+            if name == b"content-length" and value.isdigit() and int(value[:13]) > self._bytes_max:
+                raise TooLarge(headers=_CLOSE)
+
+    async def _read(self) -> bytes:
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self._bytes_max:
+                raise TooLarge(headers=_CLOSE)
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's id where it is one that may be logged, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return secrets.token_hex(8)
+
+
+def _finish(response: Response, request_id: str) -> None:
+    headers = response.raw_headers
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append(_NO_STORE)
+    headers.append(_NO_SNIFF)
+    headers.append((b"x-request-id", request_id.encode("ascii")))

@@ -1,0 +1,75 @@
+"""Strict JSON: one reading of a body, or none. What two parsers could read differently is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from openclaw_billing.errors import BadRequest
+
+DEPTH_MAX = 32
+INTEGER_DIGITS_MAX = 18
+FLOAT_LENGTH_MAX = 40
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"[{]}", b"(())")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+
+
+def loads(raw: bytes) -> object:
+    """The one value that the body holds.
+
+    Raises:
+        BadRequest: it is not UTF-8 JSON, or has doubled names, surrogates, or boundless numbers and depths.
+    """
+    try:
+        _check_depth(raw)
+        value: object = _DECODER.decode(raw.decode("utf-8"))
+        if rb"\ud" in raw or rb"\uD" in raw:
+            # An escaped half of a character parses, and then cannot be written anywhere.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("The body is not valid JSON", code="malformed_json") from error
+    return value
+
+
+def _check_depth(raw: bytes) -> None:
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
+        return
+    brackets = _STRING.sub(b"", raw).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(DEPTH_MAX):
+        # Each pass takes off the innermost pairs, so what is left was nested deeper.
+        brackets = brackets.replace(b"()", b"")
+    if brackets:
+        raise ValueError("too deep")
+
+
+def _integer(text: str) -> int:
+    if len(text) - text.startswith("-") > INTEGER_DIGITS_MAX:
+        raise ValueError("too many digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if len(text) > FLOAT_LENGTH_MAX or not math.isfinite(value):
+        raise ValueError("too many digits")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise ValueError("not a JSON number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name is given twice")
+    return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+)
