@@ -3,6 +3,15 @@
 The house is built in layers. A module imports from its own layer or from one above it in this list,
 never from one below; `tests/test_map.py` reads this list and checks every import.
 
-    words       errors records settings
-    rules       plans keys cycles
+    words       errors records settings values
+    rules       plans keys cycles lots text
+    contracts   contracts clock
+    operations  ledger books grants accounts keyring jobs usage audit replies seed_file adoption
+    adapters    stores
+    assembly    runtime
+    edges       web metrics logs cli __main__
+    leaf        testing
+
+Three walks to begin with. Authenticate: `client_auth` → `keyring` → `keys` and the store. Submit a job:
+`intake_routes` → `jobs` → `ledger` → the store. A change of credits: `grants` → `books.post` → the store.
 """

@@ -339,9 +339,10 @@ def check_reason(reason: str) -> None:
 
 
 def _end_reservations(tx: Transaction, account: Account, now: datetime) -> Account:
-    for reservation in tx.reservations.by("pending", account.client_id):
-        if reservation.expires_at is not None and now >= reservation.expires_at:
-            account, _ = set_free(tx, account, reservation, ReservationState.EXPIRED, now)
+    pending = tx.reservations.by("pending", account.client_id)
+    ended = [(each.expires_at, each) for each in pending if each.expires_at and now >= each.expires_at]
+    for _, reservation in sorted(ended, key=lambda pair: (pair[0], pair[1].reservation_id)):
+        account, _ = set_free(tx, account, reservation, ReservationState.EXPIRED, now)
     return account
 
 

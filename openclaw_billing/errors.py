@@ -1,11 +1,11 @@
 """Errors: every refusal a caller can meet, each with its status, its stable code and its sentence.
 
-    BillingError (an HTTPException: a host's own route may let it through)
-    ├── BadRequest 400 · KeyRejected, TokenRejected 401 · Forbidden 403 · NotFound 404 · Conflict 409
-    ├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
-    ├── Unprocessable 422 · TooManyRequests 429
-    └── Unavailable 503: StorageUnavailable · AdminDisabled
-    StartupError (never an answer: the process must not serve): CorruptStore · BadSettings
+BillingError (an HTTPException: a host's own route may let it through)
+├── BadRequest 400 · KeyRejected, TokenRejected 401 · Forbidden 403 · NotFound 404 · Conflict 409
+├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
+├── Unprocessable 422 · TooManyRequests 429
+└── Unavailable 503: StorageUnavailable · AdminDisabled
+StartupError (never an answer: the process must not serve): CorruptStore · BadSettings
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ class TokenRejected(BillingError):
     sentence = "Unauthorized"
 
     def __init__(self) -> None:
-        super().__init__(
-            headers={"WWW-Authenticate": 'ApiKey realm="openclaw-admin", header="X-Auth-Token"'}
-        )
+        super().__init__(headers={"WWW-Authenticate": 'ApiKey realm="openclaw-admin", header="X-Auth-Token"'})
 
 
 class Forbidden(BillingError):

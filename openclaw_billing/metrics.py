@@ -12,9 +12,7 @@ from openclaw_billing.records import EntryKind, LedgerEntry, LotSource
 
 log = logging.getLogger(__name__.partition(".")[0])
 
-REQUESTS = Counter(
-    "openclaw_billing_requests_total", "Answers of our own routes", ["operation", "status"]
-)
+REQUESTS = Counter("openclaw_billing_requests_total", "Answers of our own routes", ["operation", "status"])
 _refusals = Counter("openclaw_billing_refusals_total", "Requests refused, by reason", ["reason"])
 _entries = Counter("openclaw_billing_ledger_entries_total", "Ledger entries written, by kind", ["kind"])
 _credits = Counter("openclaw_billing_credits_charged_total", "Credits captured for jobs")
@@ -25,7 +23,9 @@ _flush_seconds = Histogram(
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0),
 )
 _batch_size = Histogram(
-    "openclaw_billing_batch_operations", "Operations sharing one flush", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 512)
+    "openclaw_billing_batch_operations",
+    "Operations sharing one flush",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 512),
 )
 _store_errors = Counter("openclaw_billing_store_errors_total", "Batches that could not be made durable")
 STORE_WRITABLE = Gauge(
@@ -65,5 +65,3 @@ class StoreMetrics:
 def _log_reset(entry: LedgerEntry) -> None:
     if entry.cycle_number > 0 and entry.lot_id is not None and LotSource.ALLOWANCE in entry.lot_id:
         log.info("Reset monthly credits for %s: %d jobs", entry.client_id, entry.available)
-
-

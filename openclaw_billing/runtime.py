@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
 import threading
 import weakref
@@ -17,15 +18,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from openclaw_billing import seed_file
 from openclaw_billing.clock import Clock, SystemClock
 from openclaw_billing.contracts import Operation, Store, StoreObserver, Transaction, View
-from openclaw_billing.errors import BadSettings
-from openclaw_billing.keys import Peppers
-from openclaw_billing.records import Fact
+from openclaw_billing.errors import BadSettings, QuotaExceeded
+from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
+from openclaw_billing.records import Fact, Key
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.json_store import JsonStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__package__)
 
 CORK_TURNS = 3
 PEPPER_FACT = "pepper:"
@@ -51,6 +54,7 @@ class Runtime:
         self._admin_digests: tuple[bytes, ...] = ()
         self._peppers: Peppers | None = None
         self.clock: Clock = clock or SystemClock()
+        self.log = log
         self.new_admin_token: str | None = None
         """The admin token, if this opening made it: to be shown once to whoever started the gateway."""
 
@@ -90,6 +94,15 @@ class Runtime:
                 self._store = self._open_everything()
             return self._store
 
+    def reconfigure(
+        self, settings: Settings | None = None, *, store: Store | None = None, clock: Clock | None = None
+    ) -> None:
+        """Close, and open at next use with these: for tests, and a host that decides late."""
+        self.close()
+        self._settings, self._given_store = settings, store
+        self.clock = clock or SystemClock()
+        self.new_admin_token = None
+
     def close(self) -> None:
         """Finish what waits and let go of the store; the next use opens it again."""
         with self._opening:
@@ -110,6 +123,30 @@ class Runtime:
         """The same for a caller that is no coroutine: it waits for the disk."""
         kwargs["now"] = self.clock.now()
         return self.store.run(_call(operation, args, kwargs), operation.__name__)
+
+    def refusal(self, error: QuotaExceeded) -> QuotaExceeded:
+        """The refusal as the settings want it: its status, and where to buy more."""
+        error.status_code = self.settings.quota_status
+        if self.settings.upgrade_url is not None:
+            error.facts["upgrade_url"] = self.settings.upgrade_url
+        return error
+
+    def new_key(
+        self, client_id: str, *, name: str = "", expires_at: datetime | None = None
+    ) -> tuple[str, Key]:
+        """Key text and the record of it, which is stored nowhere yet."""
+        checked = self.settings.key_format == "checksum"
+        key_text = new_checked_key_text() if checked else new_key_text()
+        key = key_of(
+            key_text,
+            self.peppers,
+            key_id=f"key_{secrets.token_hex(8)}",
+            client_id=client_id,
+            name=name,
+            expires_at=expires_at,
+            now=self.now(),
+        )
+        return key_text, key
 
     async def read(self, reading: Callable[[], T]) -> T:
         """A reading that may walk a whole table or the history, off the event loop."""
@@ -174,7 +211,8 @@ class Runtime:
     def _read_peppers(self, directory: Directory) -> list[str]:
         given = self.settings.key_pepper
         if given is not None:
-            return [text.strip() for text in given.get_secret_value().split(",") if text.strip()]
+            newest_first = [text.strip() for text in given.get_secret_value().split(",") if text.strip()]
+            return newest_first[::-1]
         directory.open()
         return [directory.secret("pepper", secrets.token_hex(32))[0]]
 

@@ -46,7 +46,9 @@ def read(data: bytes) -> list[SeedClient]:
         BadSettings: the file is not of the seed's form; the text names the client and the field.
     """
     try:
-        clients = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_no_doubles)
+        clients = json.loads(
+            data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_no_doubles
+        )
     except (ValueError, RecursionError) as error:
         raise BadSettings(f"The clients file is not valid JSON ({type(error).__name__})") from error
     if not isinstance(clients, dict) or len(clients) > CLIENTS_MAX:

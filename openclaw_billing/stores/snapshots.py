@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from openclaw_billing.errors import StorageUnavailable
-from openclaw_billing.stores.checkpoint import Position, write_checkpoint
+from openclaw_billing.stores.checkpoint import write_checkpoint
 from openclaw_billing.stores.clients_file import clients_file
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS
 from openclaw_billing.stores.tables import Base

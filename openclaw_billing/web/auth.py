@@ -60,7 +60,9 @@ class ClientKey(APIKeyHeader):
         """
         query: bytes = request.scope["query_string"]
         if query and b"oc_" in query:
-            raise BadRequest("Send the key in the X-Client-Key header, never in the address", code="key_in_query")
+            raise BadRequest(
+                "Send the key in the X-Client-Key header, never in the address", code="key_in_query"
+            )
         key_text = header(request, b"x-client-key")
         if key_text is None:
             return None
@@ -114,7 +116,9 @@ class AdminToken(APIKeyHeader):
         if b"token=" not in query:
             return None
         if not self._runtime.settings.allow_query_token:
-            raise BadRequest("Send the token in the X-Auth-Token header, never in the address", code="key_in_query")
+            raise BadRequest(
+                "Send the token in the X-Auth-Token header, never in the address", code="key_in_query"
+            )
         return request.query_params.get("token")
 
 

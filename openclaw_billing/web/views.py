@@ -122,7 +122,9 @@ class UsageView(Output):
             usage_pct=stand.used_percent,
             total_spent=Dollars.from_micros(stand.spent_usd_micros),
             status="active" if client.active else "inactive",
-            lots=[LotView(source=lot.source, credits=lot.left, expires_at=lot.expires_at) for lot in stand.lots],
+            lots=[
+                LotView(source=lot.source, credits=lot.left, expires_at=lot.expires_at) for lot in stand.lots
+            ],
         )
 
 

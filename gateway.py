@@ -1,0 +1,129 @@
+"""The gateway: an application with intake, billing and admin, guarded on every path.
+
+python gateway.py --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
+from openclaw_billing.web.guard import Guard
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
+
+import client_auth
+import intake_routes
+from openclaw_billing import logs
+from openclaw_billing.errors import StartupError
+from openclaw_billing.metrics import STORE_WRITABLE
+from openclaw_billing.settings import Settings, load_settings, problems
+from openclaw_billing.web.ready import readiness
+
+# Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
+DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Settings are read from the environment unless given."""
+    settings = settings or load_settings()
+    app = FastAPI(
+        title="OpenClaw gateway",
+        version="1.0.0",
+        docs_url="/docs" if settings.docs else None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redoc_url=None,
+    )
+    app.include_router(intake_routes.router)
+    app.include_router(client_auth.router)
+    _add_own_routes(app)
+    public = PUBLIC_PATHS | (DOCS_PATHS if settings.docs else frozenset())
+    app.add_middleware(Guard, runtime=client_auth.runtime, app_of_routes=app, public=public)
+    return app
+
+
+def _add_own_routes(app: FastAPI) -> None:
+    @app.get("/health", include_in_schema=False)
+    async def health() -> dict[str, str]:
+        """The process answers; nothing else is asked."""
+        return {"status": "ok"}
+
+    @app.get("/ready", include_in_schema=False)
+    async def ready() -> JSONResponse:
+        """Whether changes can be made now; details are for admins, in `doctor`."""
+        state = await readiness(client_auth.runtime)
+        STORE_WRITABLE.set(state.ready)
+        return JSONResponse(state.body, status_code=200 if state.ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        """Prometheus text; the sum over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
+        return Response(_metrics(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _metrics() -> bytes:
+    import os
+
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry)
+    return generate_latest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until stopped; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings()
+        logs.configure(settings, gateway=True)
+        for problem in problems(settings):
+            client_auth.runtime.log.warning("%s", problem)
+        # A store that cannot be opened is better told here, in one sentence, than by every worker.
+        client_auth.runtime.open()
+        _show_new_token()
+        client_auth.runtime.close()
+    except StartupError as error:
+        print(f"The gateway did not start. {error}", file=sys.stderr)
+        return error.exit_code
+    host, port = options.host or settings.host, options.port or settings.port
+    workers = options.workers or settings.workers
+    uvicorn.run(
+        "gateway:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway.py",
+        description="Serve the gateway. Settings come from the environment and .env (see .env.example).",
+    )
+    parser.add_argument("--host", help="address to listen on (default OPENCLAW_HOST, 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default OPENCLAW_PORT, 18789)")
+    parser.add_argument(
+        "--workers", type=int, help="processes sharing the port (default OPENCLAW_WORKERS, 1)"
+    )
+    return parser
+
+
+def _show_new_token() -> None:
+    token = client_auth.runtime.new_admin_token
+    if token is not None:
+        # To the terminal and never through logging, which is kept and shipped.
+        print(f"\n  Admin token (shown this once, kept in the data directory): {token}\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

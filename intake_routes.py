@@ -1,0 +1,187 @@
+"""Intake: clients submit jobs here. A job and its charge are one change: both are there, or neither is."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import Field
+
+import client_auth
+from openclaw_billing import jobs, plans
+from openclaw_billing.audit import Actor
+from openclaw_billing.contracts import Query, Transaction
+from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
+from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.admin_jobs import job_list
+from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
+from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.models import (
+    Description,
+    DollarsIn,
+    Email,
+    Input,
+    Moment,
+    Name,
+    Output,
+    micros_of,
+)
+from openclaw_billing.web.route import BillingRoute
+from openclaw_billing.web.views import JobList, JobView
+
+# How long a job of each priority may wait before somebody picks it up.
+START_WITHIN: Mapping[Priority, timedelta] = MappingProxyType(
+    {
+        Priority.P0: timedelta(0),
+        Priority.P1: timedelta(minutes=5),
+        Priority.P2: timedelta(minutes=30),
+        Priority.P3: timedelta(hours=4),
+    }
+)
+
+
+class IntakeRequest(Input):
+    """A job to be done."""
+
+    project_name: Name
+    description: Description
+    task_type: TaskType = Field(strict=False)
+    priority: Priority = Field(Priority.P2, strict=False)
+    budget_limit: DollarsIn | None = None
+    contact_email: Email | None = None
+
+
+class IntakeResponse(Output):
+    """The job as accepted. `credits_remaining` is null for an unlimited plan and an internal job."""
+
+    job_id: str
+    status: JobStatus
+    estimated_start: Moment
+    message: str
+    credits_remaining: int | None
+
+
+def create_intake_router(runtime: Runtime) -> APIRouter:
+    """The routes of `/api/intake` and `/api/jobs` on that runtime."""
+    router = APIRouter(route_class=BillingRoute, tags=["intake"])
+    _submitting(router, runtime)
+    _own_jobs(router, runtime, ClientKey(runtime))
+    return router
+
+
+def _submitting(router: APIRouter, runtime: Runtime) -> None:
+    optional_key, admin = OptionalClientKey(runtime), AdminToken(runtime)
+
+    @router.post(
+        "/api/intake",
+        operation_id="submitJob",
+        summary="Submit a job",
+        openapi_extra={"security": [{"ClientKey": []}, {"AdminToken": []}]},
+    )
+    async def submit_intake(
+        body: IntakeRequest,
+        request: Request,
+        response: Response,
+        client: Client | None = Depends(optional_key),
+    ) -> IntakeResponse:
+        """Costs one credit. Without a client key it takes an admin token, and the job is not billed."""
+        actor: Actor | None = None
+        if client is None:
+            actor = admin.identify(request)
+            if actor is None:
+                raise KeyRejected
+        principal = actor.name if client is None else client.client_id
+        client_id = None if client is None else client.client_id
+        job_id = str(uuid.uuid4())
+
+        def operation(tx: Transaction, now: datetime) -> dict[str, object]:
+            job = jobs.submit(tx, job=_job(job_id, client_id, body, now), actor=actor, now=now)
+            return _accepted(tx, job)
+
+        try:
+            reply = await change(
+                runtime, request, response, operation, principal=principal, body=body, name="submit_job"
+            )
+        except QuotaExceeded as error:
+            raise runtime.refusal(error) from None
+        left = reply.body["credits_remaining"]
+        if left is not None:
+            response.headers["X-Credits-Remaining"] = str(left)
+        return IntakeResponse.model_validate(reply.body)
+
+
+def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
+    @router.get("/api/jobs", operation_id="listJobs", summary="Your jobs")
+    async def list_jobs(
+        status: JobStatus | None = None,
+        since: Since = None,
+        until: Until = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
+        client: Client = Depends(client_key),
+    ) -> JobList:
+        """Newest first, as far back as your plan's history reaches."""
+        account = runtime.view.accounts.get(client.client_id)
+        assert account is not None
+        reach = jobs.visible_since(plans.plan_of(account.plan_id), runtime.now())
+        bounds = [moment for moment in (reach, since) if moment is not None]
+        equals: dict[str, str | bool | None] = {"client_id": client.client_id}
+        if status is not None:
+            equals["status"] = status
+        query = Query(equals=equals, since=max(bounds, default=None), until=until, limit=limit)
+        return await job_list(runtime, query, f"own:{status}:{since}", cursor)
+
+    @router.get("/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs")
+    async def get_job(job_id: str, client: Client = Depends(client_key)) -> JobView:
+        """Another client's job is not there."""
+        job = runtime.view.jobs.get(job_id)
+        if job is None or job.client_id != client.client_id:
+            raise NotFound("Job")
+        return JobView.of(job)
+
+    @router.delete("/api/jobs/{job_id}", operation_id="cancelJob", summary="Cancel a queued job")
+    async def cancel_job(
+        job_id: str, request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> JobView:
+        """Gives the credit back, once. A job that runs already is not cancelled."""
+
+        def operation(tx: Transaction, now: datetime) -> dict[str, object]:
+            return JobView.of(jobs.cancel(tx, job_id, client.client_id, now=now)).model_dump(mode="json")
+
+        principal = actor_of(request, f"client:{client.client_id}").name
+        reply = await change(runtime, request, response, operation, principal=principal, name="cancel_job")
+        return JobView.model_validate(reply.body)
+
+
+def _job(job_id: str, client_id: str | None, body: IntakeRequest, now: datetime) -> Job:
+    return Job(
+        job_id=job_id,
+        client_id=client_id,
+        project_name=body.project_name,
+        description=body.description,
+        task_type=body.task_type,
+        priority=body.priority,
+        budget_limit_usd_micros=None if body.budget_limit is None else micros_of(body.budget_limit),
+        contact_email=body.contact_email,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _accepted(tx: Transaction, job: Job) -> dict[str, object]:
+    account = None if job.client_id is None else tx.accounts.get(job.client_id)
+    counted = account is not None and not plans.plan_of(account.plan_id).unlimited
+    return {
+        "job_id": job.job_id,
+        "status": job.status,
+        "estimated_start": (job.created_at + START_WITHIN[job.priority]).isoformat(),
+        "message": "Job accepted" if job.client_id is not None else "Internal job accepted, not billed",
+        "credits_remaining": account.available if account is not None and counted else None,
+    }
+
+
+router = create_intake_router(client_auth.runtime)

@@ -1,0 +1,163 @@
+"""Clients on the command line, with their credits, plan and ledger."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+import typer
+
+from openclaw_billing import accounts
+from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one
+from openclaw_billing.contracts import HistoryQuery, Query
+from openclaw_billing.errors import NotFound
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.text import clean_email, clean_text
+from openclaw_billing.web.views import AuditView, ClientView, EntryView
+
+app = typer.Typer(no_args_is_help=True)
+
+ClientId = Annotated[str, typer.Argument(help="The client's id.")]
+COLUMNS = ("client_id", "name", "email", "plan", "credits_remaining", "active", "billing_cycle_end")
+
+
+@app.command("list")
+def list_clients(
+    status: Annotated[str, typer.Option(help="active, inactive or all.")] = "all",
+    text: Annotated[str, typer.Option("--search", help="In name, e-mail or id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 100,
+    as_json: Json = False,
+) -> None:
+    """List clients, newest first."""
+    if status not in ("active", "inactive", "all"):
+        raise typer.BadParameter("must be active, inactive or all", param_hint="--status")
+    equals: dict[str, str | bool | None] = {} if status == "all" else {"active": status == "active"}
+    fields = ("name", "email", "client_id")
+    with opened() as runtime:
+        page = runtime.view.clients.page(Query(equals=equals, text=text, text_fields=fields, limit=limit))
+        rows = [_shown(runtime, client.client_id) for client in page.rows]
+        show(rows, COLUMNS, as_json=as_json, empty="No clients.")
+        if page.has_more:
+            say(f"{len(rows)} of {page.total}: --limit shows more.")
+
+
+@app.command("show")
+def show_client(client_id: ClientId, as_json: Json = False) -> None:
+    """Show one client."""
+    with opened() as runtime:
+        show_one(_shown(runtime, client_id), as_json=as_json)
+
+
+@app.command("create")
+def create_client(
+    name: Annotated[str, typer.Option(help="Who pays.")],
+    email: Annotated[str, typer.Option(help="One client per address.")],
+    plan: Annotated[str, typer.Option(help="free, starter, pro or enterprise.")] = "free",
+    as_json: Json = False,
+) -> None:
+    """Create a client and show its key, once."""
+    client_id = str(uuid.uuid4())
+    try:
+        name, email = clean_text(name, 200), clean_email(email)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    with opened() as runtime:
+        key_text, key = runtime.new_key(client_id, name="default")
+        runtime.write_and_wait(
+            accounts.create_client,
+            client_id=client_id,
+            name=name,
+            email=email,
+            plan_id=plan,
+            key=key,
+            actor=ACTOR,
+        )
+        show_one({**_shown(runtime, client_id), "api_key": key_text}, as_json=as_json)
+        say("Save the key now: it is stored nowhere.")
+
+
+@app.command("deactivate")
+def deactivate(client_id: ClientId) -> None:
+    """Deactivate a client: its keys stop working at once."""
+    with opened() as runtime:
+        was_active = runtime.write_and_wait(accounts.deactivate, client_id, actor=ACTOR)
+        say("Deactivated." if was_active else "The client was inactive already.")
+
+
+@app.command("reactivate")
+def reactivate(client_id: ClientId) -> None:
+    """Let a client's keys work again."""
+    with opened() as runtime:
+        runtime.write_and_wait(accounts.reactivate, client_id, actor=ACTOR)
+        say("Reactivated.")
+
+
+def add_to(root: typer.Typer) -> None:
+    """The commands that stand beside `clients`."""
+    root.command("credits")(adjust_credits)
+    root.command("plan")(set_plan)
+    root.command("ledger")(show_ledger)
+    root.command("audit")(show_audit)
+
+
+def adjust_credits(
+    client_id: ClientId,
+    credits: Annotated[int, typer.Argument(help="To add; below zero to take away.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+    once: Annotated[str, typer.Option(help="An id: the same one again changes nothing.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Add credits to a client, or take some away (`credits ID -- -5 --reason …`)."""
+    operation_id = f"adjust:cli:{once or uuid.uuid4()}"
+    with opened() as runtime:
+        done = runtime.write_and_wait(
+            accounts.adjust_credits, client_id, credits, reason=reason, operation_id=operation_id, actor=ACTOR
+        )
+        show_one(
+            {"client_id": client_id, "previous_credits": done.previous, "new_credits": done.now},
+            as_json=as_json,
+        )
+
+
+def set_plan(client_id: ClientId, plan: Annotated[str, typer.Argument(help="The plan's id.")]) -> None:
+    """Put a client on another plan, at once."""
+    with opened() as runtime:
+        runtime.write_and_wait(accounts.set_plan, client_id, plan, actor=ACTOR)
+        show_one(_shown(runtime, client_id), as_json=False)
+
+
+def show_ledger(
+    client_id: ClientId, limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = False
+) -> None:
+    """Show what happened to a client's credits, newest first."""
+    with opened() as runtime:
+        _shown(runtime, client_id)
+        page = runtime.store.ledger(HistoryQuery(client_id=client_id, limit=limit))
+        rows = dumped(EntryView.of(entry) for entry in page.entries)
+        columns = ("number", "time", "kind", "amount", "reserved", "balance", "job_id", "reason")
+        show(rows, columns, as_json=as_json, empty="No entries.")
+
+
+def show_audit(
+    client_id: Annotated[str | None, typer.Option("--client", help="Of one client only.")] = None,
+    action: Annotated[str | None, typer.Option(help="One action only.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show who did what, newest first."""
+    with opened() as runtime:
+        page = runtime.store.audit(HistoryQuery(client_id=client_id, action=action, limit=limit))
+        rows = dumped(AuditView.of(entry) for entry in page.entries)
+        show(
+            rows,
+            ("time", "actor", "action", "client_id", "object_id", "reason"),
+            as_json=as_json,
+            empty="None.",
+        )
+
+
+def _shown(runtime: Runtime, client_id: str) -> dict[str, Any]:
+    client, account = runtime.view.clients.get(client_id), runtime.view.accounts.get(client_id)
+    if client is None or account is None:
+        raise NotFound("Client")
+    return ClientView.of(client, account, runtime.now()).model_dump(mode="json")

@@ -1,0 +1,207 @@
+"""The store on the command line: import, export, verify, backup, restore, adopt, discard, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from openclaw_billing import adoption, seed_file
+from openclaw_billing.cli.output import Json, opened, say, show_one
+from openclaw_billing.errors import CorruptStore, StartupError
+from openclaw_billing.settings import Settings, load_settings, problems
+from openclaw_billing.stores import backups, mending
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.journal import Chain
+from openclaw_billing.web.csv_export import csv_chunks
+from openclaw_billing.web.views import ClientView
+
+FLOORS = {"fastapi": (0, 133), "starlette": (1, 3, 1), "uvicorn": (0, 34), "pydantic": (2, 12)}
+
+
+def add_to(root: typer.Typer) -> None:
+    for name, command in (
+        ("import", import_clients),
+        ("export", export_clients),
+        ("verify", verify),
+        ("backup", backup),
+        ("restore", restore),
+        ("repair", repair),
+        ("adopt", adopt),
+        ("discard", discard),
+        ("doctor", doctor),
+    ):
+        root.command(name)(command)
+
+
+def import_clients(
+    file: Annotated[Path, typer.Argument(help="A clients file in the seed's format.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise it is only tried.")] = False,
+) -> None:
+    """Take over a clients file of the seed's own format. The file is left as it is."""
+    data, owner = mending.read_foreign(file)
+    clients = seed_file.read(data)
+    say(f"{file}: {len(clients)} clients; the file belongs to user {owner}")
+    for client in clients:
+        say(f"  {client.client_id}  {client.plan_id}  {client.credits_remaining} credits")
+    if not yes:
+        say("Nothing was changed: --yes takes them over.")
+        return
+    with opened() as runtime:
+        taken = runtime.write_and_wait(seed_file.take_over, data=data, peppers=runtime.peppers)
+        say(f"Took over {taken} clients.")
+
+
+def export_clients(
+    format: Annotated[str, typer.Option(help="csv or json.")] = "csv",
+) -> None:
+    """Write every client to standard output, without keys."""
+    if format not in ("csv", "json"):
+        raise typer.BadParameter("must be csv or json", param_hint="--format")
+    with opened() as runtime:
+        view, now = runtime.view, runtime.now()
+        rows = []
+        for client in sorted(view.clients, key=lambda each: (each.created_at, each.client_id)):
+            account = view.accounts.get(client.client_id)
+            assert account is not None
+            rows.append(ClientView.of(client, account, now).model_dump(mode="json"))
+    if format == "json":
+        print(json.dumps(rows, indent=1))
+        return
+    for chunk in csv_chunks(list(ClientView.model_fields), rows):
+        sys.stdout.buffer.write(chunk)
+
+
+def verify(
+    directory: Annotated[
+        Path | None, typer.Argument(help="A store or a backup; the settings' unless given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the whole journal: its chain, and that every balance is the sum of its ledger."""
+    settings = load_settings()
+    where = Directory(directory or settings.data_dir, allow_network=True)
+    where.open()
+    total = sum((where.path / name).stat().st_size for name in where.names() if ".journal" in name)
+    with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("Reading the journal", total=total)
+        found = backups.verify(where, chain_of(settings), lambda done: bar.advance(task, done))
+    summary = {"seq": found.seq, "head": found.head, "clients": found.clients, "entries": found.entries}
+    show_one({**summary, "problems": len(found.problems)}, as_json=as_json)
+    for problem in found.problems:
+        say(problem)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def backup(
+    directory: Annotated[
+        Path | None, typer.Argument(help="A new directory; in backups/ unless given.")
+    ] = None,
+) -> None:
+    """Copy the journal, verified, to where it can be restored from. The gateway may run meanwhile."""
+    settings = load_settings()
+    here = Directory(settings.data_dir, allow_network=True)
+    here.open()
+    made = directory or settings.data_dir / "backups" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    manifest = backups.backup(here, chain_of(settings), made)
+    say(f"Backed up to {made} at entry {manifest['seq']}")
+    print(made)
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="A backup, or a store.")],
+    target: Annotated[Path, typer.Argument(help="An empty directory.")],
+    to: Annotated[
+        str, typer.Option(help="An entry's number or a moment (RFC 3339); all of it unless given.")
+    ] = "",
+) -> None:
+    """Make an empty directory the store that a backup was at an entry or a moment."""
+    found = backups.restore(source, target, chain_of(load_settings()), to=_point(to))
+    if found.problems:
+        raise CorruptStore(str(target), found.problems[0])
+    say(f"Restored {found.clients} clients at entry {found.seq} into {target}")
+
+
+def repair(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise it is only told.")] = False,
+) -> None:
+    """Rebuild a damaged checkpoint or clients file from the journal. A damaged journal needs `restore`."""
+    settings = load_settings()
+    for sentence in mending.repair(settings.data_dir, chain_of(settings), really=yes):
+        say(sentence)
+    if not yes:
+        say("Nothing was changed: --yes does it.")
+
+
+def adopt() -> None:
+    """Take over the changes that somebody made to the clients file, as audited adjustments."""
+    settings = load_settings()
+    edited = mending.set_aside(settings.data_dir)
+    if edited is None:
+        say("There is no clients file to adopt.")
+        raise typer.Exit(1)
+    with opened() as runtime:
+        for sentence in runtime.write_and_wait(adoption.adopt, data=edited):
+            say(sentence)
+
+
+def discard() -> None:
+    """Drop the changes that somebody made to the clients file; it is kept under another name."""
+    settings = load_settings()
+    mending.set_aside(settings.data_dir)
+    with opened():
+        say("The clients file is written anew from the journal.")
+
+
+def doctor() -> None:
+    """Check settings, versions and the store, and say in sentences what is wrong."""
+    found = _version_problems()
+    try:
+        settings = load_settings()
+        found += problems(settings)
+        if settings.data_dir.exists():
+            with opened() as runtime:
+                health = runtime.store.health()
+                if not health.writable:
+                    found.append(f"Changes are refused: {health.reason}")
+    except StartupError as error:
+        found.append(str(error))
+    for sentence in found:
+        say(sentence)
+    if found:
+        raise typer.Exit(1)
+    say("All is well.")
+
+
+def chain_of(settings: Settings) -> Chain:
+    """The chain under the settings' key."""
+    key = settings.chain_key
+    return Chain(None if key is None else key.get_secret_value().encode())
+
+
+def _point(text: str) -> int | datetime | None:
+    if not text:
+        return None
+    if text.isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter("must be an entry's number or a moment", param_hint="--to") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _version_problems() -> list[str]:
+    found = []
+    for name, floor in FLOORS.items():
+        have = tuple(int(part) for part in version(name).split(".")[:3] if part.isdigit())
+        if have < floor:
+            found.append(f"{name} {version(name)} is older than {'.'.join(map(str, floor))}: upgrade it")
+    return found

@@ -1,0 +1,90 @@
+"""Mending: what can be done about a damaged or edited file, and only when somebody says so."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from openclaw_billing.errors import BadSettings, CorruptStore
+from openclaw_billing.stores.backups import verify
+from openclaw_billing.stores.files import Directory, FileLock
+from openclaw_billing.stores.journal import Chain
+from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, LOCK
+from openclaw_billing.stores.json_load import ForeignEdit, check_clients_file, load
+from openclaw_billing.stores.snapshots import foreign_name
+
+FOREIGN_BYTES_MAX = 256 << 20
+
+
+def repair(path: Path, chain: Chain, *, really: bool) -> list[str]:
+    """What is wrong with the store's files and what helps, in sentences; done when `really`."""
+    directory = Directory(path, allow_network=True)
+    directory.open()
+    lock = FileLock(directory, LOCK, 2.0)
+    lock.acquire()
+    try:
+        found = verify(directory, chain)
+        if found.problems:
+            return [
+                *found.problems,
+                "The journal is the truth and cannot be rebuilt: restore the newest backup into an empty "
+                "directory with `python -m openclaw_billing restore`.",
+            ]
+        return _repair_derived(directory, chain, really=really) or ["All files are as they were written."]
+    finally:
+        lock.forget()
+        directory.close()
+
+
+def set_aside(path: Path) -> bytes | None:
+    """Put an edited clients file under another name; what it held, or None when there is none."""
+    directory = Directory(path, allow_network=True)
+    directory.open()
+    lock = FileLock(directory, LOCK, 2.0)
+    lock.acquire()
+    try:
+        if not directory.exists(CLIENTS):
+            return None
+        data = directory.read(CLIENTS, links_max=2)
+        directory.replace(CLIENTS, foreign_name())
+        directory.sync()
+        return data
+    finally:
+        lock.forget()
+        directory.close()
+
+
+def read_foreign(file: Path) -> tuple[bytes, int]:
+    """A file of somebody else's making, and its owner's id. Links are not followed.
+
+    Raises:
+        BadSettings: it is no plain file, or too large to be a clients file.
+    """
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadSettings(f"{file} cannot be read: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as opened:
+        data = opened.read(FOREIGN_BYTES_MAX + 1)
+        owner = os.fstat(fd).st_uid
+    if len(data) > FOREIGN_BYTES_MAX:
+        raise BadSettings(f"{file} is too large for a clients file")
+    return data, owner
+
+
+def _repair_derived(directory: Directory, chain: Chain, *, really: bool) -> list[str]:
+    said: list[str] = []
+    try:
+        loaded = load(directory, chain)
+    except CorruptStore as error:
+        said.append(str(error).partition(". Nothing")[0] + ": it is rebuilt from the journal.")
+        if really:
+            directory.replace(CHECKPOINT, f"{CHECKPOINT}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            directory.sync()
+        loaded = load(directory, chain, believe_checkpoint=False)
+    try:
+        check_clients_file(directory, loaded)
+    except ForeignEdit as error:
+        said.append(str(error))
+    return said
