@@ -8,6 +8,7 @@ from openclaw_billing.testing import shapes
 from openclaw_billing.testing.forms import Form, merged_metadata
 from openclaw_billing.testing.problems import ApiError, invalid, required
 from openclaw_billing.testing.routes import Routes
+from openclaw_billing.testing.subscriptions import end
 from openclaw_billing.testing.world import Call, Obj, World, matching
 
 routes = Routes()
@@ -33,7 +34,8 @@ def create_customer(world: World, call: Call) -> Obj:
 @routes.get("/v1/customers/{id}")
 def get_customer(world: World, call: Call) -> Obj:
     """The customer, or its tombstone."""
-    return world.find("customer", call.ids[0])
+    known = world.objects.get(call.ids[0], {})
+    return known if known.get("deleted") else world.find("customer", call.ids[0])
 
 
 @routes.post(
@@ -43,7 +45,7 @@ def get_customer(world: World, call: Call) -> Obj:
 )
 def update_customer(world: World, call: Call) -> Obj:
     """The customer with other contact data."""
-    found = _living(world, call.ids[0])
+    found = world.find("customer", call.ids[0])
     fields = {name: call.form.text(name) for name in CUSTOMER_FIELDS if name in call.form}
     return world.change(
         "customer.updated", found, **fields, metadata=merged_metadata(found["metadata"], call.form)
@@ -53,11 +55,10 @@ def update_customer(world: World, call: Call) -> Obj:
 @routes.delete("/v1/customers/{id}")
 def delete_customer(world: World, call: Call) -> Obj:
     """The tombstone; the customer's subscriptions end with it."""
-    found = _living(world, call.ids[0])
+    found = world.find("customer", call.ids[0])
     for sub in world.all("subscription"):
         if sub["customer"] == found["id"] and sub["status"] != "canceled":
-            sub.update(status="canceled", canceled_at=world.now(), ended_at=world.now())
-            world.emit("customer.subscription.deleted", sub)
+            end(world, sub)
     world.emit("customer.deleted", found)
     return world.add({"id": found["id"], "object": "customer", "deleted": True})
 
@@ -263,13 +264,6 @@ def get_account(_world: World, _call: Call) -> Obj:
         "payouts_enabled": True,
         "type": "standard",
     }
-
-
-def _living(world: World, customer_id: str) -> Obj:
-    found = world.find("customer", customer_id)
-    if found.get("deleted"):
-        raise ApiError(404, f"No such customer: '{customer_id}'", code="resource_missing", param="id")
-    return found
 
 
 def _product_of(world: World, form: Form) -> str:

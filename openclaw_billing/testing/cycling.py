@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from openclaw_billing.testing import checkout
 from openclaw_billing.testing.collecting import collect, expire_update, void, write_off
 from openclaw_billing.testing.invoicing import make_invoice, period_after, period_lines, period_of
@@ -59,6 +61,7 @@ def upcoming(world: World, sub: Obj) -> Obj:
     """The invoice a period's turn would bring; it has an id of its own that nobody can fetch."""
     period = period_after(sub, period_of(sub)[1])
     lines = period_lines(world, sub["items"]["data"], period, period_of(sub))
+    lines += copy.deepcopy(world.pending_lines.get(sub["id"], []))
     return make_invoice(world, sub["customer"], lines, "upcoming", sub, keep=False)
 
 

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from openclaw_billing.testing.world import Obj
@@ -79,22 +79,6 @@ def signature(body: bytes, secret: str, at: int | None = None) -> str:
     moment = int(time.time()) if at is None else at
     digest = hmac.new(secret.encode(), f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={moment},v1={digest}"
-
-
-def thin(
-    event_id: str, kind: str, created: str, livemode: bool, related: Mapping[str, str] | None
-) -> dict[str, Any]:
-    """The short notification that names an event without its data."""
-    return {
-        "id": event_id,
-        "object": "v2.core.event",
-        "context": None,
-        "created": created,
-        "livemode": livemode,
-        "reason": None,
-        "related_object": dict(related) if related is not None else None,
-        "type": kind,
-    }
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str]) -> int:

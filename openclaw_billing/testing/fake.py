@@ -31,8 +31,8 @@ class FakeStripe:
         self, *, start: datetime | None = None, livemode: bool = False, check: ParamsCheck | None = None
     ) -> None:
         self.clock = FakeClock(start or datetime.now(UTC))
-        self.world = World(self.clock, livemode)
-        self._front = Front(self.world, check)
+        self._world = World(self.clock, livemode)
+        self._front = Front(self._world, check)
         self._faults = Faults()
         self._mailman = Mailman()
         self._wire = Wire(self._front, self._faults)
@@ -65,39 +65,39 @@ class FakeStripe:
     @property
     def key_text(self) -> str:
         """A secret key the account accepts; any of its mode would do."""
-        return "sk_live_fake" if self.world.livemode else "sk_test_fake"
+        return "sk_live_fake" if self._world.livemode else "sk_test_fake"
 
     # What happened.
 
     @property
     def requests(self) -> list[RecordedRequest]:
         """Every request that arrived, in order."""
-        with self.world.lock:
+        with self._world.lock:
             return list(self._front.requests)
 
     @property
     def events(self) -> list[Obj]:
         """Every event so far, oldest first."""
-        with self.world.lock:
-            return [self.world.shown(one) for one in self.world.events]
+        with self._world.lock:
+            return [self._world.shown(one) for one in self._world.events]
 
     def get(self, object_id: str, expand: Sequence[str] = ()) -> Obj:
         """The object under an id, as the API would show it."""
-        with self.world.lock:
-            return self.world.shown(self.world.objects[object_id], expand)
+        with self._world.lock:
+            return self._world.shown(self._world.objects[object_id], expand)
 
     def all(self, kind: str) -> list[Obj]:
         """All objects of a kind (`invoice`, `checkout.session`), oldest first."""
-        with self.world.lock:
-            return [self.world.shown(one) for one in self.world.all(kind)]
+        with self._world.lock:
+            return [self._world.shown(one) for one in self._world.all(kind)]
 
     # Time.
 
     def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
         """Move the clock, and let happen what falls due on the way."""
         step = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        with self.world.lock:
-            cycling.advance_to(self.world, self.clock.after(step))
+        with self._world.lock:
+            cycling.advance_to(self._world, self.clock.after(step))
 
     # The catalogue and the customer's card.
 
@@ -122,63 +122,63 @@ class FakeStripe:
                 "interval": interval,
                 **({"meter": meter, "usage_type": "metered"} if meter else {}),
             }
-        with self.world.lock:
-            return str(catalog.create_price(self.world, Call(form))["id"])
+        with self._world.lock:
+            return str(catalog.create_price(self._world, Call(form))["id"])
 
     def decline_card(self, customer_id: str, decline_code: str = "generic_decline") -> None:
         """Let the customer's card be refused from now on (`authentication_required`: it wants 3-D Secure)."""
-        with self.world.lock:
-            self.world.card_answers[customer_id] = decline_code
+        with self._world.lock:
+            self._world.card_answers[customer_id] = decline_code
 
     def accept_card(self, customer_id: str) -> None:
         """Let the customer's card pay again."""
-        with self.world.lock:
-            self.world.card_answers.pop(customer_id, None)
+        with self._world.lock:
+            self._world.card_answers.pop(customer_id, None)
 
     def set_entitlements(self, customer_id: str, lookup_keys: Sequence[str]) -> None:
         """Replace the features a customer is entitled to, and announce it."""
-        with self.world.lock:
+        with self._world.lock:
             owned = [
                 {
                     "id": f"ent_{key}",
                     "object": "entitlements.active_entitlement",
                     "feature": f"feat_{key}",
-                    "livemode": self.world.livemode,
+                    "livemode": self._world.livemode,
                     "lookup_key": key,
                 }
                 for key in lookup_keys
             ]
-            self.world.entitlements[customer_id] = owned
+            self._world.entitlements[customer_id] = owned
             summary = {
                 "object": "entitlements.active_entitlement_summary",
                 "customer": customer_id,
                 "entitlements": listing(owned, f"/v1/customer/{customer_id}/entitlements"),
-                "livemode": self.world.livemode,
+                "livemode": self._world.livemode,
             }
-            self.world.emit("entitlements.active_entitlement_summary.updated", summary)
+            self._world.emit("entitlements.active_entitlement_summary.updated", summary)
 
     # What a visitor does at the checkout.
 
     def complete_checkout(self, session_id: str, *, paid: bool = True) -> Obj:
         """Finish a session; `paid=False` in payment mode means a method whose money comes later."""
-        with self.world.lock:
-            found = self.world.find("checkout.session", session_id)
-            checkout.complete(self.world, found, paid)
-            return self.world.shown(found)
+        with self._world.lock:
+            found = self._world.find("checkout.session", session_id)
+            checkout.complete(self._world, found, paid)
+            return self._world.shown(found)
 
     def settle_checkout(self, session_id: str, *, succeeded: bool) -> Obj:
         """Decide a payment that was to come later."""
-        with self.world.lock:
-            found = self.world.find("checkout.session", session_id)
-            checkout.settle(self.world, found, succeeded)
-            return self.world.shown(found)
+        with self._world.lock:
+            found = self._world.find("checkout.session", session_id)
+            checkout.settle(self._world, found, succeeded)
+            return self._world.shown(found)
 
     def expire_checkout(self, session_id: str) -> Obj:
         """Let a session lapse before its time."""
-        with self.world.lock:
-            found = self.world.find("checkout.session", session_id)
-            checkout.expire_session(self.world, found)
-            return self.world.shown(found)
+        with self._world.lock:
+            found = self._world.find("checkout.session", session_id)
+            checkout.expire_session(self._world, found)
+            return self._world.shown(found)
 
     # What a period's turn and a card do.
 
@@ -187,16 +187,16 @@ class FakeStripe:
 
         The invoice, or None when the subscription ended at this turn.
         """
-        with self.world.lock:
-            made = cycling.renew(self.world, self.world.find("subscription", subscription_id), paid)
-            return None if made is None else self.world.shown(made)
+        with self._world.lock:
+            made = cycling.renew(self._world, self._world.find("subscription", subscription_id), paid)
+            return None if made is None else self._world.shown(made)
 
     def announce_renewal(self, subscription_id: str) -> Obj:
         """Send the `invoice.upcoming` that precedes a renewal; its invoice has no id."""
-        with self.world.lock:
-            coming = cycling.upcoming(self.world, self.world.find("subscription", subscription_id))
+        with self._world.lock:
+            coming = cycling.upcoming(self._world, self._world.find("subscription", subscription_id))
             del coming["id"]
-            return self.world.emit("invoice.upcoming", coming)
+            return self._world.emit("invoice.upcoming", coming)
 
     def pay_invoice(self, invoice_id: str) -> Obj:
         """Have a draft or open invoice paid, whatever the card said before."""
@@ -208,44 +208,44 @@ class FakeStripe:
 
     def give_up(self, subscription_id: str, status: Literal["unpaid", "canceled"] = "unpaid") -> Obj:
         """End the retries of an overdue subscription the way the account's settings say."""
-        with self.world.lock:
-            sub = self.world.find("subscription", subscription_id)
+        with self._world.lock:
+            sub = self._world.find("subscription", subscription_id)
             if status == "unpaid":
-                self.world.change("customer.subscription.updated", sub, status="unpaid")
+                self._world.change("customer.subscription.updated", sub, status="unpaid")
             else:
                 sub["cancellation_details"]["reason"] = "payment_failed"
-                subscriptions.end(self.world, sub)
-            return self.world.shown(sub)
+                subscriptions.end(self._world, sub)
+            return self._world.shown(sub)
 
     def cancel_now(self, subscription_id: str) -> Obj:
         """End a subscription at once, as from the dashboard."""
-        with self.world.lock:
-            sub = self.world.find("subscription", subscription_id)
+        with self._world.lock:
+            sub = self._world.find("subscription", subscription_id)
             sub["cancellation_details"]["reason"] = "cancellation_requested"
-            subscriptions.end(self.world, sub)
-            return self.world.shown(sub)
+            subscriptions.end(self._world, sub)
+            return self._world.shown(sub)
 
     def pause(self, subscription_id: str, reason: str = "pause_requested") -> Obj:
         """Pause a subscription (`trial_end_without_payment_method`: the trial ended without a card)."""
-        with self.world.lock:
-            sub = self.world.find("subscription", subscription_id)
-            subscriptions.hold(self.world, sub, reason)
-            return self.world.shown(sub)
+        with self._world.lock:
+            sub = self._world.find("subscription", subscription_id)
+            subscriptions.hold(self._world, sub, reason)
+            return self._world.shown(sub)
 
     # Money that goes back.
 
     def refund(self, target: str, amount: int | None = None, *, reason: str | None = None) -> Obj:
         """Refund a charge or payment intent, all that is left unless an amount is given."""
-        with self.world.lock:
-            made = payments.refund(self.world, payments.charge_of(self.world, target), amount, reason, {})
-            return self.world.shown(made)
+        with self._world.lock:
+            made = payments.refund(self._world, payments.charge_of(self._world, target), amount, reason, {})
+            return self._world.shown(made)
 
     def fail_refund(self, refund_id: str) -> Obj:
         """Let a refund bounce."""
-        with self.world.lock:
-            made = self.world.find("refund", refund_id)
-            payments.fail_refund(self.world, made)
-            return self.world.shown(made)
+        with self._world.lock:
+            made = self._world.find("refund", refund_id)
+            payments.fail_refund(self._world, made)
+            return self._world.shown(made)
 
     def dispute(
         self,
@@ -256,39 +256,39 @@ class FakeStripe:
         status: str = "needs_response",
     ) -> Obj:
         """Dispute a charge or payment intent (`warning_needs_response`: an inquiry, no money moves)."""
-        with self.world.lock:
-            of = payments.charge_of(self.world, target)
-            return self.world.shown(payments.open_dispute(self.world, of, amount, reason, status))
+        with self._world.lock:
+            of = payments.charge_of(self._world, target)
+            return self._world.shown(payments.open_dispute(self._world, of, amount, reason, status))
 
     def close_dispute(self, dispute_id: str, *, won: bool) -> Obj:
         """Decide a dispute."""
-        with self.world.lock:
-            made = self.world.find("dispute", dispute_id)
-            payments.close_dispute(self.world, made, won)
-            return self.world.shown(made)
+        with self._world.lock:
+            made = self._world.find("dispute", dispute_id)
+            payments.close_dispute(self._world, made, won)
+            return self._world.shown(made)
 
     # Events.
 
     def emit(self, kind: str, obj: Obj) -> Obj:
         """Record an event the fake has no cause for, about an object of the test's making."""
-        with self.world.lock:
-            return self.world.emit(kind, obj)
+        with self._world.lock:
+            return self._world.emit(kind, obj)
 
-    def thin_event(
-        self,
-        kind: str,
-        related: Mapping[str, str] | None = None,
-        *,
-        secret: str = SIGNED_WITH,
-        at: int | None = None,
-    ) -> tuple[bytes, dict[str, str]]:
-        """The body and headers of a signed thin notification."""
-        with self.world.lock:
-            created = self.world.day().isoformat().replace("+00:00", "Z")
-            event_id = self.world.new_id("evt")
-            return delivery.signed(
-                delivery.thin(event_id, kind, created, self.world.livemode, related), secret, at
-            )
+    def thin_event(self, kind: str, related: Mapping[str, str] | None = None, data: Obj | None = None) -> Obj:
+        """Make an event that is announced without its data; the notification, to be given to `signed`."""
+        with self._world.lock:
+            made = {
+                "id": self._world.new_id("evt"),
+                "object": "v2.core.event",
+                "context": None,
+                "created": self.clock.now().isoformat().replace("+00:00", ".000Z"),
+                "livemode": self._world.livemode,
+                "reason": None,
+                "related_object": dict(related) if related is not None else None,
+                "type": kind,
+            }
+            self._world.thin_events[str(made["id"])] = {**made, "changes": None, "data": data or {}}
+            return made
 
     def signed(
         self, event: Obj, *, secret: str = SIGNED_WITH, at: int | None = None
@@ -311,8 +311,8 @@ class FakeStripe:
         at: int | None = None,
     ) -> list[Delivery]:
         """Hand over the events still due; refused ones stay due, dropped ones never come."""
-        with self.world.lock:
-            chosen = self._mailman.choose(self.world.events, order, drop, types, seed)
+        with self._world.lock:
+            chosen = self._mailman.choose(self._world.events, order, drop, types, seed)
         # The receiver may well ask the fake back, so the account is not held meanwhile.
         return [done for event in chosen * (2 if twice else 1) for done in self._mailman.hand_over(event, at)]
 
@@ -333,12 +333,12 @@ class FakeStripe:
     ) -> None:
         """Let the next requests that match go wrong; `kept=False` is a 500 no Idempotency-Key remembers."""
         fault = Fault(kind, times, method, path, after, should_retry, retry_after, seconds, kept)
-        with self.world.lock:
+        with self._world.lock:
             self._faults.orders.append(fault)
 
     def clear_faults(self) -> None:
         """Let everything go right again, and let go of what hangs."""
-        with self.world.lock:
+        with self._world.lock:
             self._faults.orders.clear()
         self._wire.released.set()
         self._wire.released.clear()
@@ -353,9 +353,9 @@ class FakeStripe:
             self._wire.start()
 
     def _collect(self, invoice_id: str, refusal: str | None) -> Obj:
-        with self.world.lock:
-            made = self.world.find("invoice", invoice_id)
+        with self._world.lock:
+            made = self._world.find("invoice", invoice_id)
             if made["status"] not in ("draft", "open"):
                 raise ValueError(f"an invoice that is {made['status']} is not collected")
-            collecting.collect(self.world, made, refusal)
-            return self.world.shown(made)
+            collecting.collect(self._world, made, refusal)
+            return self._world.shown(made)

@@ -41,6 +41,7 @@ class RecordedRequest:
     params: dict[str, Any]
     headers: dict[str, str]
     body: bytes
+    refusal: ApiError | None = None
     status: int | None = None
     fault: str | None = None
 
@@ -48,6 +49,11 @@ class RecordedRequest:
     def idempotency_key(self) -> str | None:
         """The Idempotency-Key it carried."""
         return self.headers.get("idempotency-key")
+
+    @property
+    def stripe_version(self) -> str | None:
+        """The API version it asked for."""
+        return self.headers.get("stripe-version")
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,12 @@ class Front:
     def record(self, method: str, target: str, headers: dict[str, str], body: bytes) -> RecordedRequest:
         """Note a request before anything is done about it."""
         parts = urlsplit(target)
+        params, refusal = {}, None
         try:
-            if headers.get("content-type", "").startswith("application/json"):
-                params = json.loads(body or b"{}")
-            else:
-                params = {**decode(parts.query), **decode(body.decode())}
-        except (ApiError, ValueError):
-            params = {}
-        request = RecordedRequest(method, parts.path, params, headers, body)
+            params = _params(parts.query, headers, body)
+        except ApiError as error:
+            refusal = error
+        request = RecordedRequest(method, parts.path, params, headers, body, refusal)
         with self.world.lock:
             self.requests.append(request)
         return request
@@ -151,6 +155,8 @@ class Front:
         return Reply(kept.reply.status, kept.reply.body, {"Idempotent-Replayed": "true"})
 
     def _fresh(self, request: RecordedRequest, request_id: str) -> Reply:
+        if request.refusal is not None:
+            raise request.refusal
         route, ids = self._routes.find(request.method, request.path)
         route.check(request.params)
         for problem in self.check(request.method, request.path, request.params) if self.check else []:
@@ -190,12 +196,22 @@ def _asked(request: RecordedRequest) -> tuple[str, str, dict[str, Any]]:
     return request.method, request.path, request.params
 
 
+def _params(query: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    if not headers.get("content-type", "").startswith("application/json"):
+        return {**decode(query), **decode(body.decode(errors="replace"))}
+    try:
+        params = json.loads(body or b"{}")
+    except ValueError as error:
+        raise ApiError(400, "Invalid JSON in the body.") from error
+    return params if isinstance(params, dict) else {}
+
+
 def _json(status: int, body: Obj) -> Reply:
     return Reply(status, json.dumps(body).encode())
 
 
 def _echo(request: RecordedRequest, request_id: str) -> dict[str, str]:
-    echo = {"Request-Id": request_id, "Stripe-Version": request.headers.get("stripe-version", API_VERSION)}
+    echo = {"Request-Id": request_id, "Stripe-Version": request.stripe_version or API_VERSION}
     if request.idempotency_key is not None:
         echo["Idempotency-Key"] = request.idempotency_key
     return echo

@@ -159,6 +159,14 @@ def get_event(world: World, call: Call) -> Obj:
     raise missing("event", call.ids[0])
 
 
+@routes.get("/v2/core/events/{id}")
+def get_thin_event(world: World, call: Call) -> Obj:
+    """The whole of an event that was announced by a thin notification."""
+    if call.ids[0] not in world.thin_events:
+        raise missing("event", call.ids[0])
+    return world.thin_events[call.ids[0]]
+
+
 def _meter(world: World, name: str) -> Obj:
     for one in world.all("billing.meter"):
         if one["event_name"] == name and one["status"] == "active":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from threading import RLock
 from typing import Any
 
@@ -62,6 +61,7 @@ class World:
     pending_lines: dict[str, list[Obj]] = field(default_factory=dict)
     line_items: dict[str, list[Obj]] = field(default_factory=dict)
     checkout_data: dict[str, Form] = field(default_factory=dict)
+    thin_events: dict[str, Obj] = field(default_factory=dict)
     entitlements: dict[str, list[Obj]] = field(default_factory=dict)
 
     def now(self) -> int:
@@ -81,7 +81,7 @@ class World:
     def find(self, kind: str, object_id: str, param: str = "id") -> Obj:
         """The object, refusing an id of another kind or none."""
         obj = self.objects.get(object_id)
-        if obj is None or obj["object"] != kind:
+        if obj is None or obj["object"] != kind or obj.get("deleted"):
             raise missing(kind.rpartition(".")[2], object_id, param)
         return obj
 
@@ -183,10 +183,6 @@ class World:
     def event_recent(self, event: Obj) -> bool:
         """Whether the event is still young enough to be fetched."""
         return bool(event["created"] > self.now() - EVENT_DAYS * 86_400)
-
-    def day(self) -> datetime:
-        """The moment, as a datetime."""
-        return datetime.fromtimestamp(self.now(), UTC)
 
 
 def listing(data: list[Obj], url: str) -> Obj:
