@@ -81,6 +81,12 @@ class FakeStripe:
         with self._world.lock:
             return [self._world.shown(one) for one in self._world.events]
 
+    @property
+    def event_types(self) -> list[str]:
+        """The types of the events so far, oldest first."""
+        with self._world.lock:
+            return [str(one["type"]) for one in self._world.events]
+
     def get(self, object_id: str, expand: Sequence[str] = ()) -> Obj:
         """The object under an id, as the API would show it."""
         with self._world.lock:

@@ -27,6 +27,7 @@ from openclaw_billing.testing.world import API_VERSION, Call, Obj, World
 
 KEY_LENGTH_MAX = 255
 KEY_SECONDS = 86_400
+EXPAND_LEVELS_MAX = 4
 _SECRET = re.compile(r"(sk|rk)_(test|live)_\w+")
 
 ParamsCheck = Callable[[str, str, dict[str, Any]], list[str]]
@@ -162,7 +163,7 @@ class Front:
         for problem in self.check(request.method, request.path, request.params) if self.check else []:
             raise ApiError(400, problem, code="parameter_unknown")
         form = Form(request.params)
-        expand = form.texts("expand")
+        expand = _expansions(form)
         call = Call(form, ids, request.path, request_id, request.idempotency_key)
         self.world.cause = call
         try:
@@ -194,6 +195,17 @@ class Front:
 
 def _asked(request: RecordedRequest) -> tuple[str, str, dict[str, Any]]:
     return request.method, request.path, request.params
+
+
+def _expansions(form: Form) -> list[str]:
+    paths = form.texts("expand")
+    for path in paths:
+        if path.count(".") >= EXPAND_LEVELS_MAX:
+            message = (
+                f"You cannot expand more than {EXPAND_LEVELS_MAX} levels of a property. Property: {path}"
+            )
+            raise ApiError(400, message, param="expand")
+    return paths
 
 
 def _params(query: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:

@@ -47,7 +47,13 @@ def create(world: World, call: Call) -> Obj:
     wanted = [(_price(world, item), item.number("quantity")) for item in form.forms("items")]
     if not wanted:
         raise required("items")
-    return begin(world, customer_id, wanted, form, world.customer_card(customer_id))
+    refusal = world.customer_card(customer_id)
+    behavior = form.choice(
+        "payment_behavior", ("allow_incomplete", "error_if_incomplete"), "allow_incomplete"
+    )
+    if refusal is not None and behavior == "error_if_incomplete":
+        raise declined(refusal, None)
+    return begin(world, customer_id, wanted, form, refusal)
 
 
 def begin(

@@ -1,0 +1,145 @@
+"""A fake account and the real SDK talking to it, with something already bought."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import stripe
+
+from openclaw_billing.testing import FakeStripe
+from tests.stripe import sdk_params
+from tests.stripe.sdk_shapes import check_shape
+
+START = datetime(2026, 1, 31, 12, tzinfo=UTC)
+# An upcoming invoice is the one object that is sent without its id.
+WITHOUT_ID = ["event.data.object.id: missing field"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stripe, "enable_telemetry", False)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeStripe]:
+    """An account; whatever a test did with it was valid, and whatever it showed was in shape."""
+    with FakeStripe(start=START, check=sdk_params.check) as account:
+        yield account
+        for event in account.events:
+            assert check_shape(event) in ([], WITHOUT_ID), event["type"]
+        for request in account.requests:
+            if request.status == 200:
+                assert sdk_params.check(request.method, request.path, request.params) == []
+
+
+def _client(account: FakeStripe, retries: int, **http: Any) -> stripe.StripeClient:
+    transport = stripe.HTTPXClient(allow_sync_methods=True, verify_ssl_certs=False, **http)
+    return stripe.StripeClient(
+        account.key_text,
+        base_addresses=account.base_addresses,
+        max_network_retries=retries,
+        http_client=transport,
+    )
+
+
+@pytest.fixture
+def api(fake: FakeStripe) -> Iterator[stripe.StripeClient]:
+    """The SDK as we use it, in its sync form."""
+    client = _client(fake, 2, timeout=5)
+    yield client
+    client._requestor._client.close()
+
+
+@pytest.fixture
+def once(fake: FakeStripe) -> Iterator[stripe.StripeClient]:
+    """The SDK without retries, so that a test sees each answer."""
+    client = _client(fake, 0, timeout=5)
+    yield client
+    client._requestor._client.close()
+
+
+@pytest.fixture
+async def later(fake: FakeStripe) -> AsyncIterator[stripe.StripeClient]:
+    """The SDK in its async form, with a timeout a hang test can wait for."""
+    client = _client(fake, 2, timeout=0.1)
+    yield client
+    client._requestor._client.close()
+    await client._requestor._client.close_async()
+
+
+@pytest.fixture
+def starter(fake: FakeStripe) -> str:
+    return fake.add_price(2900, lookup_key="starter_monthly_usd", interval="month")
+
+
+@pytest.fixture
+def pro(fake: FakeStripe) -> str:
+    return fake.add_price(9900, lookup_key="pro_monthly_usd", interval="month")
+
+
+@pytest.fixture
+def customer(api: stripe.StripeClient) -> str:
+    made = api.v1.customers.create({"email": "acme@example.com", "metadata": {"client_id": "c1"}})
+    return made.id
+
+
+@pytest.fixture
+def session(api: stripe.StripeClient, customer: str, starter: str) -> stripe.checkout.Session:
+    return api.v1.checkout.sessions.create(
+        {
+            "mode": "subscription",
+            "ui_mode": "hosted_page",
+            "customer": customer,
+            "client_reference_id": "c1",
+            "line_items": [{"price": starter, "quantity": 1}],
+            "success_url": "https://app.example.com/done?session_id={CHECKOUT_SESSION_ID}",
+            "cancel_url": "https://app.example.com/plans",
+            "allow_promotion_codes": True,
+            "expires_at": int(START.timestamp()) + 3_600,
+            "metadata": {"attempt_id": "a1"},
+            "subscription_data": {"metadata": {"attempt_id": "a1"}, "billing_mode": {"type": "flexible"}},
+        },
+        {"idempotency_key": "co:c1:a1"},
+    )
+
+
+@pytest.fixture
+def sub(fake: FakeStripe, api: stripe.StripeClient, session: stripe.checkout.Session) -> stripe.Subscription:
+    done = fake.complete_checkout(session.id)
+    return api.v1.subscriptions.retrieve(
+        done["subscription"], {"expand": ["items.data.price", "latest_invoice"]}
+    )
+
+
+@pytest.fixture
+def pack(fake: FakeStripe, api: stripe.StripeClient, customer: str) -> stripe.checkout.Session:
+    """A paid top-up of 20 dollars."""
+    price = fake.add_price(2_000, lookup_key="topup_100_usd")
+    made = api.v1.checkout.sessions.create(
+        {
+            "mode": "payment",
+            "customer": customer,
+            "line_items": [{"price": price, "quantity": 1}],
+            "success_url": "https://app.example.com/done",
+            "payment_intent_data": {"metadata": {"attempt_id": "a2"}},
+            "invoice_creation": {"enabled": True, "invoice_data": {"metadata": {"attempt_id": "a2"}}},
+        }
+    )
+    fake.complete_checkout(made.id)
+    return api.v1.checkout.sessions.retrieve(made.id)
+
+
+@pytest.fixture
+def meter(api: stripe.StripeClient) -> stripe.billing.Meter:
+    return api.v1.billing.meters.create(
+        {
+            "display_name": "Tokens",
+            "event_name": "tokens",
+            "default_aggregation": {"formula": "sum"},
+            "customer_mapping": {"event_payload_key": "stripe_customer_id", "type": "by_id"},
+            "value_settings": {"event_payload_key": "value"},
+        }
+    )
