@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from openclaw_billing.testing import shapes, shapes_money
 from openclaw_billing.testing.collecting import attempt, mark_paid
 from openclaw_billing.testing.forms import Form, merged_metadata
@@ -25,6 +27,39 @@ CREATE_FIELDS = (
     "submit_type billing_address_collection currency discounts consent_collection custom_text "
     "phone_number_collection saved_payment_method_options payment_method_options"
 )
+
+# What a session says before anybody has set it.
+BLANK: Obj = {
+    "object": "checkout.session",
+    "adaptive_pricing": {"enabled": False},
+    "after_expiration": None,
+    "client_secret": None,
+    "collected_information": None,
+    "consent": None,
+    "consent_collection": None,
+    "currency_conversion": None,
+    "custom_fields": [],
+    "custom_text": {"after_submit": None, "shipping_address": None, "submit": None},
+    "customer_details": None,
+    "discounts": [],
+    "invoice": None,
+    "payment_intent": None,
+    "payment_link": None,
+    "payment_method_options": {},
+    "payment_method_types": ["card"],
+    "payment_status": "unpaid",
+    "phone_number_collection": {"enabled": False},
+    "recovered_from": None,
+    "saved_payment_method_options": None,
+    "setup_intent": None,
+    "shipping_address_collection": None,
+    "shipping_cost": None,
+    "shipping_options": [],
+    "status": "open",
+    "subscription": None,
+    "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+    "wallet_options": None,
+}
 
 
 @routes.post("/v1/checkout/sessions", CREATE_FIELDS)
@@ -223,10 +258,9 @@ def _session(world: World, form: Form, mode: str, rows: list[Obj]) -> Obj:
         raise required("success_url")
     taxed = form.form("automatic_tax").flag("enabled")
     return {
+        **copy.deepcopy(BLANK),
+        "metadata": merged_metadata({}, form),
         "id": session_id,
-        "object": "checkout.session",
-        "adaptive_pricing": {"enabled": False},
-        "after_expiration": None,
         "allow_promotion_codes": form.flag("allow_promotion_codes")
         if "allow_promotion_codes" in form
         else None,
@@ -236,50 +270,23 @@ def _session(world: World, form: Form, mode: str, rows: list[Obj]) -> Obj:
         "billing_address_collection": form.text("billing_address_collection"),
         "cancel_url": form.text("cancel_url"),
         "client_reference_id": form.text("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
         "created": world.now(),
         "currency": rows[0]["currency"],
-        "currency_conversion": None,
-        "custom_fields": [],
-        "custom_text": {"after_submit": None, "shipping_address": None, "submit": None},
         "customer": form.text("customer"),
         "customer_creation": form.text("customer_creation"),
-        "customer_details": None,
         "customer_email": form.text("customer_email"),
-        "discounts": [],
         "expires_at": _expiry(world, form),
-        "invoice": None,
         "invoice_creation": _invoice_creation(form) if mode == "payment" else None,
         "livemode": world.livemode,
         "locale": form.text("locale"),
-        "metadata": merged_metadata({}, form),
         "mode": mode,
-        "payment_intent": None,
-        "payment_link": None,
         "payment_method_collection": form.choice(
             "payment_method_collection", ("always", "if_required"), "always"
         ),
-        "payment_method_options": {},
-        "payment_method_types": ["card"],
-        "payment_status": "unpaid",
-        "phone_number_collection": {"enabled": False},
-        "recovered_from": None,
-        "saved_payment_method_options": None,
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
-        "shipping_options": [],
-        "status": "open",
         "submit_type": form.text("submit_type"),
-        "subscription": None,
         "success_url": form.text("success_url"),
-        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
         "ui_mode": ui_mode,
         "url": f"{SITE}/c/pay/{session_id}" if ui_mode == "hosted_page" else None,
-        "wallet_options": None,
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 import stripe
@@ -35,8 +34,11 @@ def fake() -> Iterator[FakeStripe]:
                 assert sdk_params.check(request.method, request.path, request.params) == []
 
 
-def _client(account: FakeStripe, retries: int, **http: Any) -> stripe.StripeClient:
-    transport = stripe.HTTPXClient(allow_sync_methods=True, verify_ssl_certs=False, **http)
+def _transport(timeout: float) -> stripe.HTTPXClient:
+    return stripe.HTTPXClient(timeout=timeout, allow_sync_methods=True, verify_ssl_certs=False)
+
+
+def _client(account: FakeStripe, retries: int, transport: stripe.HTTPXClient) -> stripe.StripeClient:
     return stripe.StripeClient(
         account.key_text,
         base_addresses=account.base_addresses,
@@ -48,26 +50,26 @@ def _client(account: FakeStripe, retries: int, **http: Any) -> stripe.StripeClie
 @pytest.fixture
 def api(fake: FakeStripe) -> Iterator[stripe.StripeClient]:
     """The SDK as we use it, in its sync form."""
-    client = _client(fake, 2, timeout=5)
-    yield client
-    client._requestor._client.close()
+    transport = _transport(5)
+    yield _client(fake, 2, transport)
+    transport.close()
 
 
 @pytest.fixture
 def once(fake: FakeStripe) -> Iterator[stripe.StripeClient]:
     """The SDK without retries, so that a test sees each answer."""
-    client = _client(fake, 0, timeout=5)
-    yield client
-    client._requestor._client.close()
+    transport = _transport(5)
+    yield _client(fake, 0, transport)
+    transport.close()
 
 
 @pytest.fixture
 async def later(fake: FakeStripe) -> AsyncIterator[stripe.StripeClient]:
     """The SDK in its async form, with a timeout a hang test can wait for."""
-    client = _client(fake, 2, timeout=0.1)
-    yield client
-    client._requestor._client.close()
-    await client._requestor._client.close_async()
+    transport = _transport(0.1)
+    yield _client(fake, 2, transport)
+    transport.close()
+    await transport.close_async()
 
 
 @pytest.fixture
