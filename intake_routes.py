@@ -11,15 +11,17 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
 import client_auth
-from openclaw_billing import jobs, plans
+from openclaw_billing import jobs, plans, replies
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction
 from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
+from openclaw_billing.replies import Asked, JsonValue
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.admin_jobs import job_list
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
-from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.direct import DirectRoute
+from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, asked_of, change
 from openclaw_billing.web.models import (
     Description,
     DollarsIn,
@@ -68,6 +70,7 @@ class IntakeResponse(Output):
 def create_intake_router(runtime: Runtime) -> APIRouter:
     """The routes of `/api/intake` and `/api/jobs` on that runtime."""
     router = APIRouter(route_class=BillingRoute, tags=["intake"])
+    # Before the others: every job passes here.
     _submitting(router, runtime)
     _own_jobs(router, runtime, ClientKey(runtime))
     return router
@@ -76,12 +79,6 @@ def create_intake_router(runtime: Runtime) -> APIRouter:
 def _submitting(router: APIRouter, runtime: Runtime) -> None:
     optional_key, admin = OptionalClientKey(runtime), AdminToken(runtime)
 
-    @router.post(
-        "/api/intake",
-        operation_id="submitJob",
-        summary="Submit a job",
-        openapi_extra={"security": [{"ClientKey": []}, {"AdminToken": []}]},
-    )
     async def submit_intake(
         body: IntakeRequest,
         request: Request,
@@ -94,24 +91,44 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
             actor = admin.identify(request)
             if actor is None:
                 raise KeyRejected
-        principal = actor.name if client is None else client.client_id
         client_id = None if client is None else client.client_id
-        job_id = str(uuid.uuid4())
-
-        def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-            job = jobs.submit(tx, job=_job(job_id, client_id, body, now), actor=actor, now=now)
-            return _accepted(tx, job)
-
+        job = _job(client_id, body, runtime.now())
+        asked = asked_of(request, client_id or "admin", body)
         try:
-            reply = await change(
-                runtime, request, response, operation, principal=principal, body=body, name="submit_job"
-            )
+            answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
         except QuotaExceeded as error:
             raise runtime.refusal(error) from None
-        left = reply.body["credits_remaining"]
-        if left is not None:
-            response.headers["X-Credits-Remaining"] = str(left)
-        return IntakeResponse.model_validate(reply.body)
+        if replayed:
+            response.headers["Idempotent-Replayed"] = "true"
+        if answer.credits_remaining is not None:
+            response.headers["X-Credits-Remaining"] = str(answer.credits_remaining)
+        return answer
+
+    router.add_api_route(
+        "/api/intake",
+        submit_intake,
+        methods=["POST"],
+        operation_id="submitJob",
+        summary="Submit a job",
+        openapi_extra={"security": [{"ClientKey": []}, {"AdminToken": []}]},
+        route_class_override=DirectRoute,
+    )
+
+
+def submit(
+    tx: Transaction, *, job: Job, actor: Actor | None, asked: Asked | None, now: datetime
+) -> tuple[IntakeResponse, bool]:
+    """Make and charge the job, once under its Idempotency-Key; the answer, and whether it was given before."""
+    if asked is None:
+        return _accepted(tx, jobs.submit(tx, job=job, actor=actor, now=now)), False
+
+    def made(inner: Transaction) -> Mapping[str, JsonValue]:
+        answer = _accepted(inner, jobs.submit(inner, job=job, actor=actor, now=now))
+        shown: dict[str, JsonValue] = answer.model_dump(mode="json")
+        return shown
+
+    reply = replies.once(tx, asked, made, now=now)
+    return IntakeResponse.model_validate(reply.body), reply.replayed
 
 
 def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -157,9 +174,9 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         return JobView.model_validate(reply.body)
 
 
-def _job(job_id: str, client_id: str | None, body: IntakeRequest, now: datetime) -> Job:
+def _job(client_id: str | None, body: IntakeRequest, now: datetime) -> Job:
     return Job(
-        job_id=job_id,
+        job_id=str(uuid.uuid4()),
         client_id=client_id,
         project_name=body.project_name,
         description=body.description,
@@ -172,16 +189,17 @@ def _job(job_id: str, client_id: str | None, body: IntakeRequest, now: datetime)
     )
 
 
-def _accepted(tx: Transaction, job: Job) -> dict[str, object]:
+def _accepted(tx: Transaction, job: Job) -> IntakeResponse:
     account = None if job.client_id is None else tx.accounts.get(job.client_id)
     counted = account is not None and not plans.plan_of(account.plan_id).unlimited
-    return {
-        "job_id": job.job_id,
-        "status": job.status,
-        "estimated_start": (job.created_at + START_WITHIN[job.priority]).isoformat(),
-        "message": "Job accepted" if job.client_id is not None else "Internal job accepted, not billed",
-        "credits_remaining": account.available if account is not None and counted else None,
-    }
+    # Made of our own values: there is nothing to validate.
+    return IntakeResponse.model_construct(
+        job_id=job.job_id,
+        status=job.status,
+        estimated_start=job.created_at + START_WITHIN[job.priority],
+        message="Job accepted" if job.client_id is not None else "Internal job accepted, not billed",
+        credits_remaining=account.available if account is not None and counted else None,
+    )
 
 
 router = create_intake_router(client_auth.runtime)

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, ClassVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, ClassVar, TypeAlias
 
 from fastapi import Request, Response
 from fastapi.datastructures import DefaultPlaceholder
@@ -27,6 +27,8 @@ from openclaw_billing.web.problems import internal_error, problem, validation_pr
 BODY_BYTES_MAX = 64 * 1024
 BODY_SECONDS_MAX = 10.0
 CLIENT_CLOSED = 499
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger("openclaw_billing")
 
@@ -51,27 +53,30 @@ class BillingRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        bytes_max, seconds_max = self.body_bytes_max, self.body_seconds_max
 
         async def answer(request: Request) -> Response:
-            limited = LimitedRequest(request.scope, request.receive, bytes_max, seconds_max)
-            request_id = _request_id(request.scope)
-            limited.state.request_id = request_id
-            try:
-                response = await handle(limited)
-            except RequestValidationError as error:
-                response = validation_problem(error)
-            except HTTPException as error:
-                response = problem(error, request_id)
-            except ClientDisconnect:
-                response = Response(status_code=CLIENT_CLOSED)
-            except Exception:  # noqa: BLE001, RUF100 - the outermost edge: whatever it was, the caller learns no more
-                log.exception("Request %s failed", request_id)
-                response = internal_error(request_id)
-            _finish(response, request_id)
-            return response
+            return await self.answer(request, handle)
 
         return answer
+
+    async def answer(self, request: Request, handle: Handler) -> Response:
+        """What `handle` answers to the request under our limits, or our shape of its refusal."""
+        limited = LimitedRequest(request.scope, request.receive, self.body_bytes_max, self.body_seconds_max)
+        request_id = _request_id(request.scope)
+        limited.state.request_id = request_id
+        try:
+            response = await handle(limited)
+        except RequestValidationError as error:
+            response = validation_problem(error)
+        except HTTPException as error:
+            response = problem(error, request_id)
+        except ClientDisconnect:
+            response = Response(status_code=CLIENT_CLOSED)
+        except Exception:
+            log.exception("Request %s failed", request_id)
+            response = internal_error(request_id)
+        _finish(response, request_id)
+        return response
 
 
 def limited_route(*, body_bytes_max: int, body_seconds_max: float = BODY_SECONDS_MAX) -> type[BillingRoute]:
