@@ -322,6 +322,21 @@ class FakeStripe:
         # The receiver may well ask the fake back, so the account is not held meanwhile.
         return [done for event in chosen * (2 if twice else 1) for done in self._mailman.hand_over(event, at)]
 
+    def due(
+        self, *, order: Order = "created", drop: Drop = (), types: Sequence[str] = (), seed: int = 0
+    ) -> list[Obj]:
+        """The events still to be handed over, for a test that posts them itself and says `taken`."""
+        with self._world.lock:
+            chosen = self._mailman.choose(self._world.events, order, drop, types, seed)
+            return [self._world.shown(one) for one in chosen]
+
+    def taken(self, event_id: str) -> None:
+        """Note that an event was answered with success, so that it is due no more."""
+        with self._world.lock:
+            for event in self._world.events:
+                if event["id"] == event_id:
+                    event["pending_webhooks"] = 0
+
     # Trouble.
 
     def inject(
@@ -338,14 +353,11 @@ class FakeStripe:
         kept: bool = True,
     ) -> None:
         """Let the next requests that match go wrong; `kept=False` is a 500 no Idempotency-Key remembers."""
-        fault = Fault(kind, times, method, path, after, should_retry, retry_after, seconds, kept)
-        with self._world.lock:
-            self._faults.orders.append(fault)
+        self._faults.order(Fault(kind, times, method, path, after, should_retry, retry_after, seconds, kept))
 
     def clear_faults(self) -> None:
         """Let everything go right again, and let go of what hangs."""
-        with self._world.lock:
-            self._faults.orders.clear()
+        self._faults.clear()
         self._wire.released.set()
         self._wire.released.clear()
 

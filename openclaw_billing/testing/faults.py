@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from threading import Lock
+from typing import Literal, get_args
 
 FaultKind = Literal[
     "hang",
@@ -59,16 +60,30 @@ class Faults:
     """The orders still open, taken in the order they were given."""
 
     orders: list[Fault] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
+
+    def order(self, fault: Fault) -> None:
+        """Add an order, refusing a kind of trouble nobody knows."""
+        if fault.kind not in get_args(FaultKind):
+            raise ValueError(f"unknown fault {fault.kind!r}; a refused connection is made by `down()`")
+        with self._lock:
+            self.orders.append(fault)
+
+    def clear(self) -> None:
+        """Drop all orders."""
+        with self._lock:
+            self.orders.clear()
 
     def take(self, method: str, path: str) -> Fault | None:
         """The fault this request meets, if any; an order may let some requests pass first."""
-        for order in self.orders:
-            if not order.wants(method, path):
-                continue
-            if order.after:
-                order.after -= 1
-                continue
-            if order.times is not None:
-                order.times -= 1
-            return order
+        with self._lock:
+            for order in self.orders:
+                if not order.wants(method, path):
+                    continue
+                if order.after:
+                    order.after -= 1
+                    continue
+                if order.times is not None:
+                    order.times -= 1
+                return order
         return None

@@ -86,6 +86,8 @@ class Form(dict[str, Any]):
     def choice(self, name: str, allowed: tuple[str, ...], default: str) -> str:
         """One of a closed list of words."""
         value = self.text(name) or default
+        if not value:
+            raise required(name)
         if value not in allowed:
             words = ", ".join(allowed)
             raise invalid(name, f"Invalid {name}: must be one of {words}", "parameter_invalid_string_empty")

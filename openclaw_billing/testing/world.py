@@ -52,17 +52,21 @@ class World:
     lock: RLock = field(default_factory=RLock)
     objects: dict[str, Obj] = field(default_factory=dict)
     events: list[Obj] = field(default_factory=list)
+    # The request being answered, which the events it causes name.
     cause: Call | None = None
-    _numbers: dict[str, int] = field(default_factory=dict)
+    # By customer: how the card is refused, and what the customer may use.
     card_answers: dict[str, str] = field(default_factory=dict)
-    meter_identifiers: dict[tuple[str, str], int] = field(default_factory=dict)
-    trials_warned: set[str] = field(default_factory=set)
-    meter_events: list[Obj] = field(default_factory=list)
-    pending_lines: dict[str, list[Obj]] = field(default_factory=dict)
+    entitlements: dict[str, list[Obj]] = field(default_factory=dict)
+    # By session: what it sells, and the order that opened it.
     line_items: dict[str, list[Obj]] = field(default_factory=dict)
     checkout_data: dict[str, Form] = field(default_factory=dict)
+    # By subscription: what the next invoice will also bill, and who was told of a trial's end.
+    pending_lines: dict[str, list[Obj]] = field(default_factory=dict)
+    trials_warned: set[str] = field(default_factory=set)
+    meter_events: list[Obj] = field(default_factory=list)
+    meter_identifiers: dict[tuple[str, str], int] = field(default_factory=dict)
     thin_events: dict[str, Obj] = field(default_factory=dict)
-    entitlements: dict[str, list[Obj]] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     def now(self) -> int:
         """The account's moment."""

@@ -140,6 +140,13 @@ def test_events_come_in_any_order_twice_or_never(fake, sub):
     assert fake.deliver() == []
 
 
+def test_a_test_may_hand_events_over_itself(fake, sub):
+    first, *rest = fake.due()
+    assert [first, *rest] == fake.events
+    fake.taken(first["id"])
+    assert fake.due(order="reversed") == rest[::-1]
+
+
 def test_a_receiver_that_is_away_is_tried_again(fake, starter):
     fake.deliver_to("http://127.0.0.1:9/nobody")
     assert [one.status for one in fake.deliver()] == [0]

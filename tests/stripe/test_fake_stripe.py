@@ -31,6 +31,12 @@ def test_a_completed_checkout_makes_a_paid_subscription(fake, api, session, sub,
     assert fake.event_types[-1] == "checkout.session.completed"
 
 
+def test_a_sweep_sees_prices_and_invoices_at_once(api, sub, starter):
+    expand = ["data.items.data.price", "data.latest_invoice"]
+    found = api.v1.subscriptions.list({"status": "all", "expand": expand}).data[0]
+    assert (found["items"].data[0].price.id, found.latest_invoice.status) == (starter, "paid")
+
+
 def test_a_session_is_completed_or_expired_but_not_both(fake, once, session):
     fake.complete_checkout(session.id)
     with pytest.raises(stripe.InvalidRequestError, match="can be expired"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -79,6 +80,13 @@ def test_the_same_key_gives_the_same_answer_and_no_second_object(fake, once):
     assert other.id != first.id
 
 
+def test_one_key_sent_by_many_at_once_makes_one_object(fake):
+    head = {"Authorization": f"Bearer {fake.key_text}", "Idempotency-Key": "cus:1"}
+    with httpx.Client(headers=head) as line, ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(line.post, f"{fake.url}/v1/customers") for _ in range(16)]
+        assert len({one.result().json()["id"] for one in sent}) == 1
+
+
 def test_a_key_spent_on_an_error_of_theirs_stays_spent(fake, once):
     fake.inject("error")
     for _ in range(2):
@@ -130,6 +138,11 @@ def test_a_bad_key_is_told_as_such(fake, api, kind, error):
         api.v1.customers.list()
     fake.clear_faults()
     assert api.v1.customers.list().data == []
+
+
+def test_a_trouble_nobody_knows_is_not_ordered(fake):
+    with pytest.raises(ValueError, match="down"):
+        fake.inject("refuse")
 
 
 def test_a_fault_may_let_some_requests_pass_first(fake, once):
