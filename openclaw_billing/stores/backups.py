@@ -24,6 +24,7 @@ from openclaw_billing.stores.tables import Base
 
 MANIFEST = "backup.json"
 SECRETS = ("pepper",)
+COPIES_MAX = 10
 
 
 @dataclass(slots=True)
@@ -94,9 +95,7 @@ def backup(directory: Directory, chain: Chain, target: Path) -> dict[str, Any]:
     copied = Directory(target, allow_network=True)
     copied.open()
     try:
-        for number in closed_segments(directory):
-            _copy(directory, copied, closed_name(number))
-        _copy(directory, copied, JOURNAL)
+        _copy_journal(directory, copied)
         for name in SECRETS:
             if directory.exists(name):
                 _copy(directory, copied, name)
@@ -136,6 +135,17 @@ def restore(source: Path, target: Path, chain: Chain, *, to: int | datetime | No
     finally:
         here.close()
         there.close()
+
+
+def _copy_journal(directory: Directory, copied: Directory) -> None:
+    for _ in range(COPIES_MAX):
+        closed = closed_segments(directory)
+        for name in [*map(closed_name, closed), JOURNAL]:
+            _copy(directory, copied, name)
+        # A segment closed meanwhile would be missing from what we copied.
+        if closed == closed_segments(directory):
+            return
+    raise CorruptStore(str(directory.path), "segments are closed faster than they can be copied")
 
 
 def _check_manifest(directory: Directory, chain: Chain) -> None:

@@ -3,8 +3,8 @@
     {"v":1,"seq":…,"head":…,"batch":…,"segment":…,"offset":…}
     table <tab> primary key <tab> index values… <tab> row
 
-Text columns hold no tab and no newline: the rules for names and ids refuse them. The file is believed only
-when a mark in the journal names its digest.
+Text columns are escaped as in a Python string, so no id can hold a tab or a newline. The file is believed
+only when a mark in the journal names its digest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from openclaw_billing.errors import CorruptStore
-from openclaw_billing.stores.codec import encode, to_row
+from openclaw_billing.stores.codec import encode, row_text
 from openclaw_billing.stores.schema import TABLES, TableSpec
 from openclaw_billing.stores.tables import Base
 
@@ -54,9 +54,13 @@ def read_position(path: str, data: bytes) -> Position:
         version = first.pop("v")
         if version > VERSION:
             raise CorruptStore(path, "written by a newer version", offset=0)
-        return Position(**first)
+        position = Position(**first)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptStore(path, "its first line is not a checkpoint's", offset=0) from error
+    numbers = (position.seq, position.batch, position.segment, position.offset)
+    if not all(type(number) is int and number >= 0 for number in numbers) or type(position.head) is not str:
+        raise CorruptStore(path, "its first line is not a checkpoint's", offset=0)
+    return position
 
 
 def load_rows(path: str, data: bytes, base: Base) -> None:
@@ -72,8 +76,8 @@ def load_rows(path: str, data: bytes, base: Base) -> None:
             name, key, packed = line.split(b"\t", 2)
             table = tables[name]
             values = packed.split(b"\t", len(table.indexes))[:-1]
-            texts = [known.get(value) or known.setdefault(value, value.decode()) for value in values]
-            table.load(known.get(key) or known.setdefault(key, key.decode()), texts, packed)
+            texts = [known.get(value) or known.setdefault(value, _text(value)) for value in values]
+            table.load(known.get(key) or known.setdefault(key, _text(key)), texts, packed)
         except (KeyError, ValueError) as error:
             raise CorruptStore(path, "a row cannot be read", offset=offset) from error
         offset += len(line) + 1
@@ -83,7 +87,11 @@ def _row_line(spec: TableSpec, key: str, row: object) -> bytes:
     columns = [spec.name, key]
     if not isinstance(row, bytes):
         columns += [value_of(row) or "" for value_of in spec.indexes.values()]
-    text = "\t".join(columns)
-    assert text.count("\t") == len(columns) - 1 and "\n" not in text
-    packed = row if isinstance(row, bytes) else encode(to_row(row)).encode("ascii")
-    return text.encode() + b"\t" + packed + b"\n"
+    texts = [text.encode("unicode_escape") for text in columns]
+    packed = row if isinstance(row, bytes) else row_text(row).encode("ascii")
+    return b"\t".join([*texts, packed]) + b"\n"
+
+
+def _text(column: bytes) -> str:
+    # Both give the same text for a column without an escape, and the first is the quicker.
+    return column.decode("ascii") if b"\\" not in column else column.decode("unicode_escape")

@@ -1,4 +1,8 @@
-"""The codec: records to JSON objects and back. Fields at their default are left out."""
+"""The codec: records to JSON text and back. Fields at their default are left out.
+
+Writing is on the path of every charge, so each record class gets a writer made for it, once, as dataclasses
+make their own `__init__`: a string of its fields without a dictionary between.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,19 @@ import typing
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import cache
+from json.encoder import encode_basestring_ascii as quoted
 from types import NoneType, UnionType
 from typing import Any, TypeVar
 
 R = TypeVar("R")
 Row = dict[str, Any]
+Writer = Callable[[Any], str]
 
-_MISSING = object()
 
-
-def to_row(record: object) -> Row:
-    """The record's fields that are not at their default; nested records are lists of their fields."""
-    row: Row = {}
-    for name, default in _defaults(type(record)):
-        value = getattr(record, name)
-        if value is not default and value != default:
-            row[name] = value
-    return row
+def row_text(record: object) -> str:
+    """The record as one JSON object: ASCII, no spaces, no raw newline."""
+    return _writer(type(record))(record)
 
 
 def from_row(record_type: type[R], row: Row) -> R:
@@ -34,48 +33,87 @@ def from_row(record_type: type[R], row: Row) -> R:
     Raises:
         ValueError, TypeError, KeyError: the row is not one of ours.
     """
-    values = dict(row)
     for name, decode in _decoders(record_type):
-        if (value := values.get(name)) is not None:
-            values[name] = decode(value)
-    return record_type(**values)
+        if (value := row.get(name)) is not None:
+            row[name] = decode(value)
+    return record_type(**row)
 
 
 def encode(value: object) -> str:
-    """Canonical JSON of ours: ASCII, no spaces, no raw newline."""
+    """Any JSON value in the same canonical form."""
     return _ENCODER.encode(value)
 
 
-@lru_cache(maxsize=4096)
 def moment_text(moment: datetime) -> str:
     """RFC 3339 in UTC with `+00:00`."""
-    return moment.astimezone(UTC).isoformat()
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
 
 
-def _encode_other(value: object) -> object:
-    if isinstance(value, datetime):
-        return moment_text(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name) for field in dataclasses.fields(value)]
-    raise TypeError(f"cannot be written: {type(value)}")
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
 
 
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False, default=_encode_other
-)
+_HELPERS = {"quoted": quoted, "moment": moment_text, "encode": encode, "integer": int.__repr__}
 
 
 @cache
-def _defaults(record_type: type) -> tuple[tuple[str, object], ...]:
-    return tuple((field.name, _default_of(field)) for field in dataclasses.fields(record_type))
+def _writer(record_type: type) -> Writer:
+    """Compile `def write(r): …` for the class."""
+    names: dict[str, Any] = {**_HELPERS}
+    lines = ["def write(r):", "    text = ''"]
+    hints = typing.get_type_hints(record_type)
+    for field in dataclasses.fields(record_type):
+        default = f"default_{field.name}"
+        value = _expression(hints[field.name], "v", names, field.name)
+        written = f"text += ',\"{field.name}\":' + {value}"
+        lines.append(f"    v = r.{field.name}")
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            lines.append(f"    {written}")
+            continue
+        has_factory = field.default_factory is not dataclasses.MISSING
+        names[default] = field.default_factory() if has_factory else field.default  # type: ignore[operator]
+        lines.append(f"    if v is not {default} and v != {default}: {written}")
+    lines.append("    return '{' + text[1:] + '}'")
+    exec("\n".join(lines), names)  # noqa: S102 - made of our own field names only
+    return typing.cast("Writer", names["write"])
 
 
-def _default_of(field: dataclasses.Field[Any]) -> object:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return _MISSING
+@cache
+def _list_writer(record_type: type) -> Writer:
+    """The same for a nested record, which is written as the list of its fields."""
+    names: dict[str, Any] = {**_HELPERS}
+    hints = typing.get_type_hints(record_type)
+    parts = [
+        _expression(hints[field.name], f"r.{field.name}", names, field.name)
+        for field in dataclasses.fields(record_type)
+    ]
+    exec("def write(r): return '[' + " + " + ',' + ".join(parts) + " + ']'", names)  # noqa: S102
+    return typing.cast("Writer", names["write"])
+
+
+def _expression(hint: Any, value: str, names: dict[str, Any], field: str) -> str:
+    """Python source that writes `value` as JSON."""
+    if typing.get_origin(hint) in (typing.Union, UnionType):
+        inner = next(each for each in typing.get_args(hint) if each is not NoneType)
+        return f"('null' if {value} is None else {_expression(inner, value, names, field)})"
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return f"'[' + ','.join([{_expression(inner, 'each', names, field)} for each in {value}]) + ']'"
+    if hint is str:
+        return f"quoted({value})"
+    if hint is bool:
+        return f"('true' if {value} else 'false')"
+    if hint is int:
+        # Whatever is no whole number raises here: a line that JSON cannot hold would damage the journal.
+        return f"integer({value})"
+    if hint is datetime:
+        return f"'\"' + moment({value}) + '\"'"
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        names[f"words_{field}"] = {member: quoted(member.value) for member in hint}
+        return f"words_{field}[{value}]"
+    if dataclasses.is_dataclass(hint):
+        names[f"write_{field}"] = _list_writer(typing.cast("type", hint))
+        return f"write_{field}({value})"
+    return f"encode({value})"
 
 
 @cache
@@ -91,32 +129,29 @@ def _decoder(hint: Any) -> Callable[[Any], Any] | None:
         return inner[0]
     if typing.get_origin(hint) is tuple:
         each = _decoder(typing.get_args(hint)[0])
-        return tuple if each is None else (lambda values: tuple(each(value) for value in values))
+        return tuple if each is None else (lambda values: tuple([each(value) for value in values]))
     if hint is datetime:
         return datetime.fromisoformat
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return _enum_decoder(hint)
+        members: dict[str, StrEnum] = {member.value: member for member in hint}
+        return members.__getitem__
     if dataclasses.is_dataclass(hint):
         return _nested_decoder(typing.cast("type", hint))
     return None
 
 
-def _enum_decoder(enum: type[StrEnum]) -> Callable[[Any], Any]:
-    members: dict[str, StrEnum] = {member.value: member for member in enum}
-    return members.__getitem__
-
-
 def _nested_decoder(record_type: type) -> Callable[[Any], Any]:
     names = [field.name for field in dataclasses.fields(record_type)]
     decoders = dict(_decoders(record_type))
+    by_place = [decoders.get(name) for name in names]
 
     def decode(values: list[Any]) -> Any:
-        given = zip(names, values, strict=False)
+        # A list written before a field was added is shorter: the field is at its default.
         return record_type(
-            **{
-                name: decoders[name](value) if value is not None and name in decoders else value
-                for name, value in given
-            }
+            *[
+                value if value is None or decoder is None else decoder(value)
+                for value, decoder in zip(values, by_place, strict=False)
+            ]
         )
 
     return decode

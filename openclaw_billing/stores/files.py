@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 
+PLANTED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 LOCK_POLL_SECONDS = 0.0002
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
@@ -23,7 +25,7 @@ class Directory:
 
     def __init__(self, path: Path, *, allow_network: bool = False) -> None:
         self.path = path
-        self._allow_network = allow_network
+        self.allow_network = allow_network
         self.fd = -1
 
     def open(self) -> None:
@@ -35,18 +37,28 @@ class Directory:
         if self.fd >= 0:
             return
         try:
-            if not self.path.exists():
-                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _sync_parent(self.path)
+            made = not self.path.exists()
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if made:
+                os.fchmod(self.fd, 0o700)
+                _sync_parent(self.path)
         except OSError as error:
+            self.close()
             raise BadSettings(f"The data directory {self.path} cannot be used: {error.strerror}") from error
+        try:
+            self._check()
+        except BadSettings:
+            self.close()
+            raise
+
+    def _check(self) -> None:
         status = os.fstat(self.fd)
         if status.st_uid != os.getuid():
             raise BadSettings(f"The data directory {self.path} belongs to another user")
         if status.st_mode & 0o022:
             raise BadSettings(f"Others may write to the data directory {self.path}: chmod 700 it")
-        if not self._allow_network and (kind := file_system_of(self.path)) in NETWORK_FILE_SYSTEMS:
+        if not self.allow_network and (kind := file_system_of(self.path)) in NETWORK_FILE_SYSTEMS:
             raise BadSettings(
                 f"The data directory {self.path} is on {kind}, where locks cannot be trusted "
                 "(OPENCLAW_ALLOW_NFS=1 overrides)"
@@ -80,13 +92,16 @@ class Directory:
         try:
             fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
         except OSError as error:
-            if isinstance(error, FileNotFoundError | FileExistsError):
+            # What lacks is room, descriptors or a working disk: that may pass, and says nothing of the file.
+            if error.errno not in PLANTED:
                 raise
             raise CorruptStore(str(self.path / name), f"cannot be opened ({error.strerror})") from error
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_nlink > links_max:
             os.close(fd)
             raise CorruptStore(str(self.path / name), "is not a plain file of this user")
+        if flags & os.O_CREAT and stat.S_IMODE(status.st_mode) != 0o600:
+            os.fchmod(fd, 0o600)
         return fd
 
     def read(self, name: str, *, links_max: int = 1) -> bytes:
@@ -94,21 +109,47 @@ class Directory:
         with os.fdopen(fd, "rb") as file:
             return file.read()
 
-    def write_new(self, name: str, chunks: Iterable[bytes], *, pause: float = 0.0) -> None:
-        """Write a whole new file and make its content, but not yet its name, durable."""
+    def write_new(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write a whole new file and make its content, but not yet its name, durable. Half a file is removed."""
+        self.remove(name)
+        fd = self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            with os.fdopen(fd, "wb", buffering=1 << 18) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(fd)
+        except BaseException:
+            self.remove(name)
+            raise
+
+    def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.fd)
-        fd = self.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with os.fdopen(fd, "wb", buffering=1 << 18) as file:
-            for chunk in chunks:
-                file.write(chunk)
-                if pause:
-                    time.sleep(pause)
-            file.flush()
-            os.fsync(fd)
 
     def replace(self, old: str, new: str) -> None:
         os.replace(old, new, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def same_file(self, name: str, other: str) -> bool:
+        """Whether both are names of one file."""
+        one, two = (os.stat(each, dir_fd=self.fd, follow_symlinks=False) for each in (name, other))
+        return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+
+    def claim(self, name: str) -> int | None:
+        """A descriptor that holds the lock on that file until it is given back; None when somebody holds it."""
+        fd = self.open_file(name, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def is_locked(self, name: str) -> bool:
+        fd = self.claim(name)
+        if fd is not None:
+            give_back(fd)
+        return fd is None
 
     def secret(self, name: str, made: str) -> tuple[str, bool]:
         """The secret kept in that file, or `made` written there now; whether it was made now."""
@@ -128,48 +169,66 @@ class Directory:
         return self.read(name, links_max=2).decode("ascii").strip(), won
 
 
+def give_back(fd: int) -> None:
+    """End a claim, for children forked meanwhile too."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
+
+
 class FileLock:
-    """One `flock` on a file that is never written, renamed or removed. Not shared by forked children."""
+    """The lock on the store: `flock` on a file that is never written, renamed or removed.
+
+    The directory is locked with it. Should somebody remove the file, the next to come would make and lock a
+    new one; on the directory it still meets whoever holds the old one. Not shared by forked children.
+    """
 
     def __init__(self, directory: Directory, name: str, seconds_max: float) -> None:
         self._directory, self._name, self._seconds_max = directory, name, seconds_max
-        self._fd = -1
+        self._fds: list[int] = []
         self.held = False
 
-    def acquire(self) -> None:
+    def acquire(self, seconds_max: float | None = None) -> None:
         """Raises `StorageUnavailable` when somebody else holds it beyond the deadline."""
-        deadline = time.monotonic() + self._seconds_max
+        deadline = time.monotonic() + (self._seconds_max if seconds_max is None else seconds_max)
         while True:
-            if self._fd < 0:
-                self._fd = self._directory.open_file(self._name, os.O_RDWR | os.O_CREAT)
+            if not self._fds:
+                self._open()
             if self._try():
                 if self._is_current():
                     self.held = True
                     return
                 # Somebody removed or replaced the file: a lock on the old one excludes nobody.
                 self.forget()
-                continue
             if time.monotonic() >= deadline:
                 raise StorageUnavailable
             time.sleep(LOCK_POLL_SECONDS)
 
     def release(self) -> None:
         self.held = False
-        if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        for fd in reversed(self._fds):
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
     def forget(self) -> None:
-        """Let go of the descriptor; the lock with it, unless a forked child has it too."""
+        """Let go of the descriptors; the lock with them, unless a forked child has them too."""
         self.held = False
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _open(self) -> None:
+        self._fds.append(self._directory.open_file(self._name, os.O_RDWR | os.O_CREAT))
+        # Network file systems lock only what is open for writing, which no directory is.
+        if not self._directory.allow_network:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self._fds.append(os.open(".", flags, dir_fd=self._directory.fd))
 
     def _try(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+        for index, fd in enumerate(self._fds):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                for locked in self._fds[:index]:
+                    fcntl.flock(locked, fcntl.LOCK_UN)
+                return False
         return True
 
     def _is_current(self) -> bool:
@@ -177,7 +236,7 @@ class FileLock:
             there = os.stat(self._name, dir_fd=self._directory.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return there.st_ino == os.fstat(self._fd).st_ino
+        return there.st_ino == os.fstat(self._fds[0]).st_ino
 
 
 def file_system_of(path: Path) -> str:

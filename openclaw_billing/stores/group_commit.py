@@ -7,7 +7,7 @@ between threads. A ticket is settled only after its batch is durable.
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -18,6 +18,8 @@ from openclaw_billing.errors import StorageUnavailable
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 OPERATIONS_PER_BATCH_MAX = 512
 OPERATIONS_WAITING_MAX = 20_000
 
@@ -25,7 +27,7 @@ OPERATIONS_WAITING_MAX = 20_000
 class Ticket:
     """One operation that waits for its batch."""
 
-    __slots__ = ("answer", "done", "error", "name", "operation", "settle")
+    __slots__ = ("answer", "done", "error", "name", "operation", "settle", "written")
 
     def __init__(self, operation: Operation[object], name: str, settle: Settle | None) -> None:
         self.operation = operation
@@ -34,11 +36,17 @@ class Ticket:
         self.answer: object = None
         self.error: BaseException | None = None
         self.done = False
+        self.written = ""
 
     def finish(self) -> None:
         self.done = True
-        if self.settle is not None:
+        if self.settle is None:
+            return
+        try:
             self.settle(self.answer, self.error)
+        except Exception:
+            # One caller's callback that fails must not keep the others of its batch waiting.
+            log.exception("The answer of %s could not be delivered", self.name)
 
 
 class GroupCommit:
@@ -47,16 +55,17 @@ class GroupCommit:
     def __init__(self) -> None:
         self._queue: deque[Ticket] = deque()
         self._turn = threading.Lock()
+        self._starting = threading.Lock()
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._writer_pid = 0
+        self._stopped = False
 
     def commit(self, tickets: list[Ticket]) -> None:
         """Run the tickets and make them durable; give each its answer or its error. Never raises."""
         raise NotImplementedError
 
     def idle(self) -> None:
-        """Called in the writer's thread when nothing has waited for `idle_seconds`."""
+        """Called in the writer's thread when nothing has waited for `idle_seconds`. Never raises."""
 
     def idle_seconds(self) -> float | None:
         """How long the writer rests before `idle`; None is for ever."""
@@ -78,28 +87,42 @@ class GroupCommit:
 
     def flush_soon(self) -> None:
         self._start_writer()
-        self._wake.put(True)
+        if self._stopped:
+            self._run_waiting()
+        else:
+            self._wake.put(True)
+
+    def resume(self) -> None:
+        """Take operations again after `drain`."""
+        self._stopped = False
 
     def drain(self) -> None:
-        """Make durable what waits, then end the writer's thread."""
-        writer, self._writer = self._writer, None
-        if writer is not None and self._writer_pid == os.getpid():
+        """Take no more operations, make durable what waits, then end the writer's thread."""
+        self._stopped = True
+        with self._starting:
+            writer, self._writer = self._writer, None
             self._wake.put(False)
+        if writer is not None:
             writer.join()
-        with self._turn:
-            while self._queue:
-                self._run_batch()
+        self._run_waiting()
 
     def forget_threads(self) -> None:
-        """In a forked child: what waited belongs to the parent."""
-        self._queue.clear()
-        self._turn = threading.Lock()
+        """In a forked child: what waited belongs to the parent, and so does its writer's thread."""
+        self._queue = deque()
+        self._turn, self._starting = threading.Lock(), threading.Lock()
         self._writer = None
 
     def _enter(self, ticket: Ticket) -> None:
+        if self._stopped:
+            raise StorageUnavailable
         if len(self._queue) >= OPERATIONS_WAITING_MAX:
             raise StorageUnavailable(retry_after_seconds=2)
         self._queue.append(ticket)
+
+    def _run_waiting(self) -> None:
+        with self._turn:
+            while self._queue:
+                self._run_batch()
 
     def _run_batch(self) -> None:
         tickets: list[Ticket] = []
@@ -107,37 +130,34 @@ class GroupCommit:
             tickets.append(self._queue.popleft())
         if not tickets:
             return
+        proven = False
         try:
             self.commit(tickets)
-        except BaseException:
-            # A commit that broke off proved nothing durable: nobody may take it for a yes.
-            for ticket in tickets:
-                ticket.error = StorageUnavailable()
-            raise
+            proven = True
+        except Exception:
+            log.exception("A batch of %d broke off", len(tickets))
         finally:
             for ticket in tickets:
+                if not proven:
+                    # A commit that broke off proved nothing durable: nobody may take it for a yes.
+                    ticket.answer, ticket.error = None, StorageUnavailable()
                 ticket.finish()
 
     def _start_writer(self) -> None:
-        # A forked child inherits the object but not the thread.
-        if self._writer is not None and self._writer_pid == os.getpid():
+        if self._writer is not None or self._stopped:
             return
-        with self._turn:
-            if self._writer is not None and self._writer_pid == os.getpid():
+        with self._starting:
+            if self._writer is not None or self._stopped:
                 return
             self._wake = SimpleQueue()
-            self._writer_pid = os.getpid()
-            self._writer = threading.Thread(target=self._write, name="openclaw-billing-writer", daemon=True)
+            self._writer = threading.Thread(
+                target=self._write, args=(self._wake,), name="openclaw-billing-writer", daemon=True
+            )
             self._writer.start()
 
-    def _write(self) -> None:
-        wake = self._wake
-        while True:
-            if not self._next(wake):
-                return
-            with self._turn:
-                while self._queue:
-                    self._run_batch()
+    def _write(self, wake: SimpleQueue[bool]) -> None:
+        while self._next(wake):
+            self._run_waiting()
 
     def _next(self, wake: SimpleQueue[bool]) -> bool:
         while True:

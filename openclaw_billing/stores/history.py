@@ -19,6 +19,11 @@ def matches(entry: object, query: HistoryQuery) -> bool:
     return query.until is None or moment < query.until
 
 
+def position_of(seq: int, index: int) -> int:
+    """Where the entry `index` of line `seq` stands among all. A take-over may write a million in one line."""
+    return (seq << 20) + index
+
+
 def page_of_history(newest_first: Iterable[tuple[int, E]], query: HistoryQuery) -> HistoryPage[E]:
     """The page of those that match, counting all of them."""
     entries: list[E] = []

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from openclaw_billing.errors import CorruptStore
-from openclaw_billing.stores.codec import encode
 
 VERSION = 1
 NO_SUM = "0" * 64
@@ -44,11 +43,10 @@ class Chain:
         summing.update(body)
         return summing.hexdigest()
 
-    def seal(self, line: dict[str, Any]) -> tuple[bytes, str]:
-        """The line as bytes with its sum and newline, and the sum."""
-        body = encode(line)[:-1].encode("ascii")
+    def seal(self, body: bytes) -> tuple[bytes, str]:
+        """The line, which is open at its end, with its sum and newline; and the sum."""
         total = self.sum(body)
-        return body + _SUM_START + total.encode("ascii") + _END + b"\n", total
+        return body + sealed_end(total), total
 
     def is_sealed(self, line: bytes) -> bool:
         """Whether the line (without newline) carries its own right sum."""
@@ -57,6 +55,11 @@ class Chain:
             return False
         given = rest[len(_SUM_START) : -len(_END)]
         return hmac.compare_digest(given, self.sum(body).encode("ascii"))
+
+
+def sealed_end(total: str) -> bytes:
+    """How a line with that sum ends."""
+    return _SUM_START + total.encode("ascii") + _END + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,19 @@ class Tail:
 class Reader:
     """Reads lines in order and checks that each follows the one before."""
 
-    def __init__(self, path: str, chain: Chain, *, seq: int = 0, head: str = NO_SUM, batch: int = 0) -> None:
+    def __init__(
+        self,
+        path: str,
+        chain: Chain,
+        *,
+        seq: int = 0,
+        head: str = NO_SUM,
+        batch: int = 0,
+        unfinished: bool = False,
+    ) -> None:
         self.path, self._chain = path, chain
         self.seq, self.head, self.batch = seq, head, batch
-        self._open = False
+        self._unfinished = unfinished
 
     def lines(self, data: bytes, base: int) -> Iterator[Line]:
         """Every good line of `data`, which begins at byte `base` of the file; stops before the first bad one."""
@@ -123,7 +135,7 @@ class Reader:
         rest = data[good - base :]
         if not rest:
             return Tail(good)
-        if b"\n" not in rest and self._closes(rest):
+        if b"\n" not in rest and self._follows(self._parse(self.close_line(rest)[:-1])):
             return Tail(good, unended=True)
         if self._later_batch(rest) or not _never_written(rest, good):
             raise CorruptStore(self.path, self._reason(rest), offset=good, seq=self.seq + 1)
@@ -131,31 +143,44 @@ class Reader:
 
     def close_line(self, rest: bytes) -> bytes:
         """The whole last line, newline included, from one that lacks only its last bytes."""
-        found = _UNCLOSED.match(rest)
-        return (found["body"] + _END if found else rest) + b"\n"
-
-    def _closes(self, rest: bytes) -> bool:
-        return self._parse(self.close_line(rest)[:-1]) is not None
+        written = rest.rstrip(b"\0")
+        found = _UNCLOSED.match(written)
+        return (found["body"] + _END if found else written) + b"\n"
 
     def _read(self, raw: bytes, start: int, end: int) -> Line | None:
-        data = self._parse(raw)
-        if data is None or data["seq"] != self.seq + 1 or data["prev"] != self.head:
+        data = self._parse(raw, start)
+        if data is None or not self._follows(data):
             return None
-        if data["v"] > VERSION:
-            raise CorruptStore(self.path, "written by a newer version", offset=start, seq=data["seq"])
         line = Line(start, end, data)
         self.seq, self.head, self.batch = line.seq, line.sum, data["batch"][0]
-        self._open = not line.ends_batch
+        self._unfinished = not line.ends_batch
         return line
 
-    def _parse(self, raw: bytes) -> dict[str, Any] | None:
+    def _follows(self, data: dict[str, Any] | None) -> bool:
+        return data is not None and data["seq"] == self.seq + 1 and data["prev"] == self.head
+
+    def _parse(self, raw: bytes, start: int = 0) -> dict[str, Any] | None:
+        """What a sealed line says; None for any other, and for one that no store would have written.
+
+        Raises:
+            CorruptStore: a newer version wrote it.
+        """
         if not self._chain.is_sealed(raw):
             return None
-        data: dict[str, Any] = json.loads(raw)
-        return data
+        try:
+            data: dict[str, Any] = json.loads(raw)
+            if data["v"] > VERSION:
+                raise CorruptStore(self.path, "written by a newer version", offset=start, seq=self.seq + 1)
+            number, line, of = data["batch"]
+            numbers = (data["v"], data["seq"], number, line, of)
+            texts = (data["prev"], data["op"], data["time"], data["sum"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+        fits = all(type(each) is int for each in numbers) and all(type(each) is str for each in texts)
+        return data if fits else None
 
     def _later_batch(self, rest: bytes) -> bool:
-        broken = self.batch if self._open else self.batch + 1
+        broken = self.batch if self._unfinished else self.batch + 1
         for raw in rest.split(b"\n"):
             data = self._parse(raw)
             if data is not None and data["batch"][0] > broken:

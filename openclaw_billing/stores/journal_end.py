@@ -8,13 +8,14 @@ import os
 
 from openclaw_billing.errors import StorageUnavailable
 from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.journal import sealed_end
 from openclaw_billing.stores.journal_files import JOURNAL
 
 log = logging.getLogger(__name__)
 
 
 class JournalEnd:
-    """The active segment's descriptor and how far it is known to be durable."""
+    """The active segment's descriptor, and how far it has been taken in."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -23,10 +24,12 @@ class JournalEnd:
         self.poisoned = ""
         self.cut_failed = False
         """Bytes that no disk holds may stand behind `size`: nobody may build on them."""
+        self.unproven = False
+        """Lines of others were taken in, and nothing was flushed since."""
 
-    def open(self, size: int) -> None:
-        """Stand at byte `size` of the segment that has the journal's name now."""
-        fresh = self._directory.open_file(JOURNAL, os.O_RDWR | os.O_APPEND, links_max=2)
+    def open(self, size: int, name: str = JOURNAL) -> None:
+        """Stand at byte `size` of the segment that has that name now."""
+        fresh = self._directory.open_file(name, os.O_RDWR | os.O_APPEND, links_max=2)
         if self.fd >= 0:
             os.dup2(fresh, self.fd, inheritable=False)
             os.close(fresh)
@@ -35,24 +38,42 @@ class JournalEnd:
         self.size = size
 
     def close(self) -> None:
-        os.close(self.fd)
-        self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+        self.poisoned, self.cut_failed, self.unproven = "", False, False
 
     def length(self) -> int:
         """How long the file is, durable or not."""
         return os.fstat(self.fd).st_size
 
+    def moved(self) -> bool:
+        """Whether the file is not as long as we know it. Asked at every reading."""
+        try:
+            return os.fstat(self.fd).st_size != self.size
+        except OSError:
+            # Closed: there is nothing to read on from.
+            return False
+
     def beyond(self) -> bytes:
         """What stands behind the part we know."""
         return os.pread(self.fd, max(0, self.length() - self.size), self.size)
 
+    def ends_with(self, head: str) -> bool:
+        """Whether the part we know ends with the line of that sum."""
+        wanted = sealed_end(head)
+        return os.pread(self.fd, len(wanted), max(0, self.size - len(wanted))) == wanted
+
     def is_current(self) -> bool:
         """Whether the file still has the journal's name."""
-        there = os.stat(JOURNAL, dir_fd=self._directory.fd, follow_symlinks=False)
+        try:
+            there = os.stat(JOURNAL, dir_fd=self._directory.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
         return there.st_ino == os.fstat(self.fd).st_ino
 
     def append(self, data: bytes) -> None:
-        """Make the bytes durable.
+        """Make the bytes durable; `size` is for the caller to move.
 
         Raises:
             OSError: they are not, and the file was cut back to where it ended before.
@@ -61,38 +82,56 @@ class JournalEnd:
             written = os.write(self.fd, data)
         except OSError as error:
             if error.errno == errno.EIO:
-                self._poison(f"the disk refused a write ({error.strerror})")
+                self.poison(f"the disk refused a write ({error.strerror})")
             self._cut_back()
             raise
         if written != len(data):
             self._cut_back()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._flush()
+
+    def prove(self) -> None:
+        """Flush what others wrote, if we build an answer on it.
+
+        Raises:
+            OSError: the disk does not hold it.
+        """
+        if self.unproven:
+            self._flush()
+
+    def recover(self, head: str) -> None:
+        """Go on after a failed flush, once the disk itself shows the last line we know to be durable.
+
+        Raises:
+            StorageUnavailable: it does not.
+        """
+        try:
+            # Only behind the lock that we kept is everything after `size` ours to cut.
+            if self.cut_failed:
+                os.ftruncate(self.fd, self.size)
+            os.fsync(self.fd)
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if self.cut_failed and not self.ends_with(head):
+                raise StorageUnavailable
+        except OSError as error:
+            raise StorageUnavailable from error
+        log.warning("Changes are accepted again: the journal was read back as it was written")
+        self.poisoned, self.cut_failed = "", False
+
+    def poison(self, reason: str) -> None:
+        """Refuse changes until the disk has proved itself again."""
+        log.error("Changes are refused: %s. Reading goes on", reason)
+        self.poisoned = reason
+
+    def _flush(self) -> None:
         try:
             os.fdatasync(self.fd)
         except OSError as error:
             # The kernel may have dropped the pages and called them clean: asking again proves nothing.
-            self._poison(f"the disk refused a flush ({error.strerror})")
+            self.poison(f"the disk refused a flush ({error.strerror})")
             self._cut_back()
             raise
-        self.size += len(data)
-
-    def recover(self, head: str) -> None:
-        """Write again only after the disk has shown, past the page cache, the last line we know to be durable.
-
-        Raises:
-            StorageUnavailable: it has not.
-        """
-        try:
-            os.ftruncate(self.fd, self.size)
-            os.fsync(self.fd)
-            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            last = os.pread(self.fd, 4096, max(0, self.size - 4096))
-        except OSError as error:
-            raise StorageUnavailable from error
-        if not last.endswith(b'"sum":"' + head.encode() + b'"}\n'):
-            raise StorageUnavailable
-        log.warning("Changes are accepted again: the journal was read back as it was written")
-        self.poisoned, self.cut_failed = "", False
+        self.unproven = False
 
     def _cut_back(self) -> None:
         try:
@@ -101,8 +140,4 @@ class JournalEnd:
                 os.fsync(self.fd)
         except OSError as error:
             self.cut_failed = True
-            self._poison(f"the journal cannot be cut back ({error.strerror})")
-
-    def _poison(self, reason: str) -> None:
-        log.error("Changes are refused: %s. Reading goes on", reason)
-        self.poisoned = reason
+            self.poison(f"the journal cannot be cut back ({error.strerror})")

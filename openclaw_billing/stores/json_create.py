@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -11,15 +10,16 @@ from typing import Any, TypeAlias
 
 from openclaw_billing.contracts import Operation
 from openclaw_billing.errors import CorruptStore, StartupError
-from openclaw_billing.stores.codec import moment_text, to_row
+from openclaw_billing.stores.codec import encode, moment_text, row_text
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.group_commit import Ticket
 from openclaw_billing.stores.journal import NO_SUM, VERSION, Chain
-from openclaw_billing.stores.journal_files import CLIENTS, JOURNAL, LOCK, closed_name
+from openclaw_billing.stores.journal_files import CLIENTS, JOURNAL, LOCK, TURN, closed_name
 from openclaw_billing.stores.memory import run_tickets
 from openclaw_billing.stores.tables import Base, Layer
 
-Parts: TypeAlias = dict[str, Any]
+Parts: TypeAlias = str
+"""The text of a line between its name and its sum."""
 Migrate: TypeAlias = Callable[[bytes], Operation[object]]
 BACKUP = f"{CLIENTS}.v0.bak"
 
@@ -31,10 +31,10 @@ def create(directory: Directory, chain: Chain, migrate: Migrate | None) -> None:
         CorruptStore: parts of a store are there, but not its journal.
     """
     names = [name for name in directory.names() if name.startswith("openclaw_clients.")]
-    rest = [name for name in names if name not in (LOCK, CLIENTS, BACKUP) and not name.endswith(".turn")]
+    rest = [name for name in names if name not in (LOCK, TURN, CLIENTS, BACKUP)]
     if rest:
         raise CorruptStore(str(directory.path / JOURNAL), f"is missing beside {rest[0]}")
-    lines: list[tuple[str, Parts]] = [("genesis", {})]
+    lines: list[tuple[str, Parts]] = [("genesis", "")]
     if CLIENTS in names:
         lines = _taken_over(directory, migrate)
     sealed, _, _ = seal_batch(chain, lines, seq=0, head=NO_SUM, batch=1)
@@ -43,13 +43,32 @@ def create(directory: Directory, chain: Chain, migrate: Migrate | None) -> None:
     directory.sync()
 
 
-def begin_segment(directory: Directory, chain: Chain, segment: int, sealed: bytes) -> None:
-    """Give the active file its closed name, and put a new one that begins with `sealed` in its place."""
+def begin_segment(directory: Directory, segment: int, sealed: bytes) -> None:
+    """Give the active file its closed name, and put a new one that begins with `sealed` in its place.
+
+    Raises:
+        CorruptStore: another file has the closed name.
+    """
+    closed = closed_name(segment)
     directory.write_new(f"{JOURNAL}.tmp", [sealed])
-    with contextlib.suppress(FileExistsError):
-        os.link(JOURNAL, closed_name(segment), src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+    try:
+        os.link(JOURNAL, closed, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+    except FileExistsError as error:
+        if not directory.same_file(JOURNAL, closed):
+            raise CorruptStore(str(directory.path / closed), "is there before it was written") from error
     directory.replace(f"{JOURNAL}.tmp", JOURNAL)
     directory.sync()
+
+
+def clear_leftovers(directory: Directory) -> None:
+    """Remove what a process that died left half written. The caller holds the lock."""
+    for name in directory.names():
+        if not name.startswith("openclaw_clients.") or not name.endswith(".tmp"):
+            continue
+        # A living process may be writing its snapshot just now: it holds the turn, and not the lock.
+        if name != f"{JOURNAL}.tmp" and directory.is_locked(TURN):
+            continue
+        directory.remove(name)
 
 
 def seal_batch(
@@ -61,26 +80,36 @@ def seal_batch(
     sealed: list[bytes] = []
     for index, (name, parts) in enumerate(lines, 1):
         seq += 1
-        line = {"v": VERSION, "seq": seq, "prev": head, "batch": [batch, index, of], "time": moment, "op": name}
-        line.update(parts)
-        raw, head = chain.seal(line)
+        body = (
+            f'{{"v":{VERSION},"seq":{seq},"prev":"{head}","batch":[{batch},{index},{of}],'
+            f'"time":"{moment}","op":{encode(name)}{parts}'
+        )
+        raw, head = chain.seal(body.encode("ascii"))
         sealed.append(raw)
     return b"".join(sealed), seq, head
 
 
+def marked(mark: dict[str, Any]) -> Parts:
+    """What a line that only says something about the files holds."""
+    return f',"mark":{encode(mark)}'
+
+
 def parts_of(layer: Layer) -> Parts:
     """What one operation changed, as a journal line says it."""
-    parts: Parts = {}
+    puts, gone = "", {}
     for name, rows in layer.puts.items():
-        kept = [to_row(record) for record in rows.values() if record is not None]
+        kept = [row_text(record) for record in rows.values() if record is not None]
         if kept:
-            parts.setdefault("put", {})[name] = kept
+            puts += f',"{name}":[{",".join(kept)}]'
         if len(kept) != len(rows):
-            parts.setdefault("del", {})[name] = [key for key, record in rows.items() if record is None]
+            gone[name] = [key for key, record in rows.items() if record is None]
+    parts = f',"put":{{{puts[1:]}}}' if puts else ""
+    if gone:
+        parts += f',"del":{encode(gone)}'
     if layer.ledger:
-        parts["ledger"] = [to_row(entry) for entry in layer.ledger]
+        parts += f',"ledger":[{",".join([row_text(entry) for entry in layer.ledger])}]'
     if layer.audit:
-        parts["audit"] = [to_row(entry) for entry in layer.audit]
+        parts += f',"audit":[{",".join([row_text(entry) for entry in layer.audit])}]'
     return parts
 
 
@@ -90,14 +119,17 @@ def _taken_over(directory: Directory, migrate: Migrate | None) -> list[tuple[str
         raise CorruptStore(path, "its journal is missing")
     data = directory.read(CLIENTS, links_max=2)
     ticket = Ticket(migrate(data), "migrate", None)
-    _, changed = run_tickets([ticket], Base())
+    _, changed = run_tickets([ticket], Base(), parts_of)
     if isinstance(ticket.error, StartupError):
         raise ticket.error
     if ticket.error is not None:
         raise CorruptStore(path, f"cannot be taken over ({ticket.error})") from ticket.error
-    if not directory.exists(BACKUP):
+    if directory.exists(BACKUP):
+        if directory.read(BACKUP, links_max=2) != data:
+            raise CorruptStore(path, f"cannot be taken over: {BACKUP} holds another file already")
+    else:
         os.link(CLIENTS, BACKUP, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         os.chmod(BACKUP, 0o600, dir_fd=directory.fd)
         directory.sync()
-    mark = {"mark": {"clients": hashlib.sha256(data).hexdigest()}}
-    return [("genesis", mark), *(("migrate", parts_of(layer)) for _, layer in changed)]
+    mark = marked({"clients": hashlib.sha256(data).hexdigest()})
+    return [("genesis", mark), *(("migrate", each.written) for each, _ in changed)]

@@ -59,6 +59,8 @@ class Loaded:
     torn: int | None = None
     closed: bool = False
     """The active segment has been closed, but its successor is not there yet."""
+    unfinished: bool = False
+    """The last line belongs to a batch of which more lines were to come."""
 
 
 def apply(base: Base, line: dict[str, Any]) -> None:
@@ -79,26 +81,22 @@ def load(directory: Directory, chain: Chain, *, believe_checkpoint: bool = True)
         CorruptStore: the files cannot be what we wrote.
     """
     loaded = Loaded()
-    digest = _begin(directory, loaded) if believe_checkpoint else None
     closed = _really_closed(directory)
     active = (closed[-1] if closed else 0) + 1
+    if believe_checkpoint:
+        _begin(directory, chain, loaded, active)
     offset = loaded.size
     reader = Reader("", chain, seq=loaded.seq, head=loaded.head, batch=loaded.batch)
     for segment in range(loaded.segment, active + 1):
         _read_segment(directory, segment, active, offset, reader, loaded)
         offset = 0
     loaded.segment = active
-    if digest is not None and digest not in {mark.get("checkpoint") for mark in loaded.marks}:
-        raise CorruptStore(
-            str(directory.path / CHECKPOINT),
-            "it is not the file that the journal says was written",
-            offset=_first_difference(directory, chain),
-        )
+    _refuse_shared(directory, loaded.base)
     return loaded
 
 
-def check_clients_file(directory: Directory, loaded: Loaded) -> bool:
-    """Whether the clients file is there and ours.
+def check_clients_file(directory: Directory, chain: Chain, loaded: Loaded) -> bool:
+    """Whether the clients file is there and the newest of ours.
 
     Raises:
         ForeignEdit: it is neither what the newest marks say nor absent.
@@ -108,11 +106,12 @@ def check_clients_file(directory: Directory, loaded: Loaded) -> bool:
     except FileNotFoundError:
         return False
     digest = hashlib.sha256(data).hexdigest()
-    ours = [mark.get("clients") for mark in loaded.marks]
-    # Before the first snapshot no mark may be known: an empty directory has no clients file either.
+    ours = [mark[name] for mark in loaded.marks for name in ("clients_before", "clients") if name in mark]
     if digest not in ours:
-        raise ForeignEdit(str(directory.path / CLIENTS), differences(data, loaded.base))
-    return digest == ours[-1]
+        # Compared as of its mark: what was charged since is nobody's edit.
+        seq = loaded.marked_seq if loaded.marked_seq >= 0 else loaded.seq
+        raise ForeignEdit(str(directory.path / CLIENTS), differences(data, replay(directory, chain, seq)))
+    return bool(digest == ours[-1])
 
 
 def differences(data: bytes, base: Base) -> list[str]:
@@ -121,32 +120,64 @@ def differences(data: bytes, base: Base) -> list[str]:
 
     try:
         theirs = json.loads(data)
-        ours = json.loads(b"".join(shown_clients({name: table.rows for name, table in base.tables.items()}, base)))
+        ours = json.loads(
+            b"".join(shown_clients({name: table.rows for name, table in base.tables.items()}, base))
+        )
         found = [f"{client_id}: missing" for client_id in ours if client_id not in theirs]
         for client_id, client in theirs.items():
             if client_id not in ours:
                 found.append(f"{client_id}: unknown")
             elif client != ours[client_id]:
-                names = sorted(n for n in {*client, *ours[client_id]} if client.get(n) != ours[client_id].get(n))
+                names = sorted(
+                    n for n in {*client, *ours[client_id]} if client.get(n) != ours[client_id].get(n)
+                )
                 found.append(f"{client_id}: {', '.join(names)}")
     except (ValueError, AttributeError, TypeError):
         return ["it is not JSON of our form"]
     return found
 
 
-def _begin(directory: Directory, loaded: Loaded) -> str | None:
-    """Start from the checkpoint, if there is one; its digest."""
+def _begin(directory: Directory, chain: Chain, loaded: Loaded, active: int) -> None:
+    """Start from the checkpoint, if there is one and the journal names it."""
     path = str(directory.path / CHECKPOINT)
     try:
         data = directory.read(CHECKPOINT)
     except FileNotFoundError:
-        return None
+        return
     position = read_position(path, data)
+    if not _is_named(directory, hashlib.sha256(data).hexdigest(), position, active):
+        raise CorruptStore(
+            path,
+            "it is not the file that the journal says was written",
+            offset=_first_difference(directory, chain, data, position),
+        )
     load_rows(path, data, loaded.base)
     loaded.seq, loaded.head, loaded.batch = position.seq, position.head, position.batch
     loaded.segment, loaded.size = position.segment, position.offset
     loaded.marked_seq = position.seq
-    return hashlib.sha256(data).hexdigest()
+
+
+def _is_named(directory: Directory, digest: str, position: Position, active: int) -> bool:
+    """Whether a mark behind that position names the digest; the chain of its line is checked later."""
+    mark = f'"checkpoint":"{digest}"'.encode("ascii")
+    offset = position.offset
+    for segment in range(position.segment, active + 1):
+        with contextlib.suppress(FileNotFoundError):
+            if mark in directory.read(segment_name(segment, active), links_max=64)[offset:]:
+                return True
+        offset = 0
+    return False
+
+
+def _refuse_shared(directory: Directory, base: Base) -> None:
+    for spec in TABLES.values():
+        for index in spec.unique:
+            for found in base.tables[spec.name].indexes[index].values():
+                if not isinstance(found, str) and len(found) > 1:
+                    names = " and ".join(sorted(found)[:2])
+                    raise CorruptStore(
+                        str(directory.path / JOURNAL), f"{spec.name} {names} share one {index}"
+                    )
 
 
 def _really_closed(directory: Directory) -> list[int]:
@@ -166,7 +197,7 @@ def _really_closed(directory: Directory) -> list[int]:
 def _read_segment(
     directory: Directory, segment: int, active: int, offset: int, reader: Reader, loaded: Loaded
 ) -> None:
-    name = segment_name(directory, segment, active)
+    name = segment_name(segment, active)
     reader.path = str(directory.path / name)
     try:
         data = directory.read(name, links_max=64)
@@ -178,7 +209,7 @@ def _read_segment(
     good = offset
     for line in reader.lines(rest, offset):
         good = line.end
-        take(line, loaded)
+        take(line, loaded, reader.path)
     tail = reader.tail(rest, offset, good)
     loaded.size = tail.end
     if segment != active:
@@ -188,12 +219,21 @@ def _read_segment(
     mend(directory, reader, tail, rest[tail.end - offset :], loaded)
 
 
-def take(line: Line, loaded: Loaded) -> None:
-    """Apply one line and note what it says about the files."""
+def take(line: Line, loaded: Loaded, path: str) -> None:
+    """Apply one line and note what it says about the files.
+
+    Raises:
+        CorruptStore: its sum is right, but it holds records that this version does not know.
+    """
     data = line.data
-    apply(loaded.base, data)
+    try:
+        apply(loaded.base, data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"it holds a record that cannot be read ({type(error).__name__})"
+        raise CorruptStore(path, reason, offset=line.start, seq=line.seq) from error
     loaded.seq, loaded.head, loaded.batch = line.seq, line.sum, data["batch"][0]
     loaded.closed = data["op"] == "closed"
+    loaded.unfinished = not line.ends_batch
     if (mark := data.get("mark")) is not None:
         loaded.marks.append(mark)
         loaded.marked_seq = max(loaded.marked_seq, mark.get("seq", -1))
@@ -217,39 +257,41 @@ def mend(directory: Directory, reader: Reader, tail: Tail, rest: bytes, loaded: 
         elif tail.unended:
             whole = reader.close_line(rest)
             os.pwrite(fd, whole, tail.end)
+            os.ftruncate(fd, tail.end + len(whole))
             for line in reader.lines(whole, tail.end):
-                take(line, loaded)
+                take(line, loaded, reader.path)
                 loaded.size = line.end
         os.fsync(fd)
     finally:
         os.close(fd)
 
 
-def _first_difference(directory: Directory, chain: Chain) -> int | None:
-    """Where a checkpoint departs from what the journal alone would make of it."""
-    data = directory.read(CHECKPOINT)
+def _first_difference(directory: Directory, chain: Chain, theirs: bytes, position: Position) -> int:
+    """Where a checkpoint departs from what the journal alone makes of the same line."""
     try:
-        position = read_position("", data)
-        rebuilt = rebuild(directory, chain, position)
+        base = replay(directory, chain, position.seq)
     except CorruptStore:
         return 0
-    for index, (theirs, ours) in enumerate(zip(data, rebuilt, strict=False)):
-        if theirs != ours:
-            return index
-    return min(len(data), len(rebuilt))
+    ours = b"".join(write_checkpoint(position, {name: table.rows for name, table in base.tables.items()}))
+    if theirs == ours:
+        return 0
+    low, high = 0, min(len(theirs), len(ours))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if theirs[:middle] == ours[:middle] else (low, middle - 1)
+    return low
 
 
-def rebuild(directory: Directory, chain: Chain, position: Position) -> bytes:
-    """The checkpoint that the journal, read from its first line, gives for that position."""
+def replay(directory: Directory, chain: Chain, seq: int) -> Base:
+    """The state after line `seq`, from the first line on."""
     base = Base()
-    closed = _really_closed(directory)
-    active = len(closed) + 1
+    active = len(_really_closed(directory)) + 1
     reader = Reader("", chain)
     for segment in range(1, active + 1):
-        name = segment_name(directory, segment, active)
+        name = segment_name(segment, active)
         reader.path = str(directory.path / name)
         for line in reader.lines(directory.read(name, links_max=64), 0):
-            if line.seq > position.seq:
-                break
+            if line.seq > seq:
+                return base
             apply(base, line.data)
-    return b"".join(write_checkpoint(position, {name: table.rows for name, table in base.tables.items()}))
+    return base

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
-from openclaw_billing.stores.history import matches, page_of_history
+from openclaw_billing.stores.history import matches, page_of_history, position_of
 from openclaw_billing.stores.tables import Base, Layer, LayeredTransaction
 
+log = logging.getLogger(__name__)
 
-def run_tickets(tickets: list[Ticket], base: Base) -> tuple[Layer, list[tuple[Ticket, Layer]]]:
-    """Run each ticket over the ones before it: the batch's changes, and those of each that changed anything."""
+
+def run_tickets(
+    tickets: list[Ticket], base: Base, write: Callable[[Layer], str] = lambda _layer: ""
+) -> tuple[Layer, list[tuple[Ticket, Layer]]]:
+    """Run each ticket over the ones before it: the batch's changes, and those of each that changed anything.
+
+    `write` makes the text of what an operation changed; what cannot be written is that operation's failure.
+    """
     batch = Layer()
     changed: list[tuple[Ticket, Layer]] = []
     for ticket in tickets:
         tx = LayeredTransaction(base, batch)
         try:
-            ticket.answer = ticket.operation(tx)
+            answer = ticket.operation(tx)
+            ticket.written = "" if tx.layer.empty else write(tx.layer)
         except Exception as error:  # noqa: BLE001 - an operation's error belongs to its caller, whatever it is
             ticket.error = error
             continue
+        ticket.answer = answer
         if not tx.layer.empty:
             batch.absorb(tx.layer)
             changed.append((ticket, tx.layer))
     return batch, changed
 
 
-def entries_of(changed: list[tuple[Ticket, Layer]]) -> list[LedgerEntry]:
-    """Every ledger entry of a batch, in order."""
-    return [entry for _, layer in changed for entry in layer.ledger]
+def observed(
+    observer: StoreObserver | None, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]
+) -> None:
+    """Tell the observer of a durable batch. What it makes of that cannot undo the batch."""
+    if observer is None:
+        return
+    try:
+        observer.flushed(operations, seconds, [entry for _, layer in changed for entry in layer.ledger])
+    except Exception:
+        log.exception("The store's observer failed")
 
 
 class MemoryStore(GroupCommit):
@@ -45,6 +63,7 @@ class MemoryStore(GroupCommit):
 
     def open(self) -> None:
         """Nothing to load."""
+        self.resume()
 
     def close(self) -> None:
         self.drain()
@@ -55,8 +74,7 @@ class MemoryStore(GroupCommit):
         with self._lock:
             batch.publish(self.view)
             self._lines.extend((layer.ledger, layer.audit) for _, layer in changed)
-        if self._observer is not None:
-            self._observer.flushed(len(tickets), time.perf_counter() - begun, entries_of(changed))
+        observed(self._observer, len(tickets), time.perf_counter() - begun, changed)
 
     def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
         return self._history(0, query)
@@ -81,4 +99,4 @@ class MemoryStore(GroupCommit):
 
 def numbered(seq: int, entries: list[Any]) -> list[tuple[int, Any]]:
     """The entries of one line, newest first, each with its position."""
-    return [((seq << 12) + index, entry) for index, entry in reversed(list(enumerate(entries)))]
+    return [(position_of(seq, index), entry) for index, entry in reversed(list(enumerate(entries)))]

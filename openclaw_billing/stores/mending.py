@@ -84,7 +84,7 @@ def _repair_derived(directory: Directory, chain: Chain, *, really: bool) -> list
             directory.sync()
         loaded = load(directory, chain, believe_checkpoint=False)
     try:
-        check_clients_file(directory, loaded)
+        check_clients_file(directory, chain, loaded)
     except ForeignEdit as error:
         said.append(str(error))
     return said

@@ -6,7 +6,6 @@ temporary names and fsynced; a mark with their digests in the journal, flushed; 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,10 +15,11 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from openclaw_billing.errors import StorageUnavailable
+from openclaw_billing.errors import CorruptStore, StorageUnavailable
 from openclaw_billing.stores.checkpoint import write_checkpoint
 from openclaw_billing.stores.clients_file import clients_file
-from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS
+from openclaw_billing.stores.files import give_back
+from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, TURN
 from openclaw_billing.stores.tables import Base
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Snapshots:
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
         self._stopping = False
+        self._turn_fd: int | None = None
         self.seconds_last = 0.0
 
     def consider(self, *, quiet: bool, bytes_behind: int, bytes_last: int) -> None:
@@ -64,19 +65,21 @@ class Snapshots:
     def _run(self) -> None:
         try:
             self.write(paced=True)
-        except (StorageUnavailable, OSError) as error:
+        except (StorageUnavailable, CorruptStore, OSError) as error:
             # The journal is the truth: a snapshot that failed costs nothing but a longer start.
             log.warning("Snapshot not written: %s", getattr(error, "detail", error))
             self._not_before = time.monotonic() + 5
 
-    def write(self, *, paced: bool) -> bool:
-        """Write one now. False when another process is at it, or the store was reloaded meanwhile."""
+    def write(self, *, paced: bool, wait_seconds: float = 0.0) -> bool:
+        """Write one now. False when another process was quicker, or the store was reloaded meanwhile."""
         begun = time.monotonic()
-        turn_file = self._claim()
-        if turn_file is None:
+        self._turn_fd = self._claim(begun + wait_seconds)
+        if self._turn_fd is None:
             return False
         try:
             position, rows, generation = self._store.frozen()
+            if not self._store.is_behind:
+                return False
             few = sum(len(table) for table in rows.values()) < ROWS_WITHOUT_PAUSE
             pause = 0.0 if not paced or few else PAUSE_SECONDS
             checkpoint = self._write(f"{CHECKPOINT}.tmp", write_checkpoint(position, rows), pause)
@@ -84,19 +87,22 @@ class Snapshots:
             mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint, "clients": clients}
             written = self._store.publish_snapshot(mark, generation)
         finally:
-            os.close(turn_file)
+            turn_fd, self._turn_fd = self._turn_fd, None
+            if turn_fd is not None:
+                give_back(turn_fd)
         self.seconds_last = time.monotonic() - begun
         self._not_before = time.monotonic() + REST_FACTOR * self.seconds_last
         return written
 
-    def _claim(self) -> int | None:
+    def forget(self) -> None:
+        """In a forked child: the parent's turn must not last as long as we do."""
+        if self._turn_fd is not None:
+            os.close(self._turn_fd)
+
+    def _claim(self, deadline: float) -> int | None:
         """One process at a time writes the temporary files; a dead one's claim dies with it."""
-        fd = self._store.directory.open_file(f"{CHECKPOINT}.turn", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
+        while (fd := self._store.directory.claim(TURN)) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
         return fd
 
     def _write(self, name: str, chunks: Iterable[bytes], pause: float) -> str:
@@ -126,11 +132,15 @@ def shown_clients(rows: dict[str, dict[str, Any]], base: Base) -> Iterator[bytes
             account = record("accounts", client_id)
             if account is None:
                 continue
-            keys = [key for digest in tables["keys"].keys_by("client", client_id) if (key := record("keys", digest))]
+            keys = [
+                key
+                for digest in tables["keys"].keys_by("client", client_id)
+                if (key := record("keys", digest))
+            ]
             yield record("clients", client_id), account, keys, record("recents", client_id)
 
     return clients_file(each())
 
 
 def foreign_name() -> str:
-    return f"{CLIENTS}.foreign-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    return f"{CLIENTS}.foreign-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"

@@ -7,6 +7,7 @@ a kilobyte, and the garbage collector has nothing to walk.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -22,8 +23,9 @@ R = TypeVar("R")
 class BaseTable(Generic[R]):
     """One table's durable rows with its indexes. Written by one thread, read by any."""
 
-    def __init__(self, spec: TableSpec) -> None:
+    def __init__(self, spec: TableSpec, guard: threading.Lock) -> None:
         self.spec = spec
+        self.guard = guard
         self.rows: dict[str, R | bytes] = {}
         self.indexes: dict[str, dict[str, str | dict[str, None]]] = {name: {} for name in spec.indexes}
 
@@ -34,7 +36,8 @@ class BaseTable(Generic[R]):
         return row  # type: ignore[return-value]
 
     def by(self, index: str, value: str) -> list[R]:
-        return [row for key in self.keys_by(index, value) if (row := self.get(key)) is not None]
+        found = [row for key in self.keys_by(index, value) if (row := self.get(key)) is not None]
+        return oldest_first(found, self.spec)
 
     def keys_by(self, index: str, value: str) -> list[str]:
         found = self.indexes[index].get(value)
@@ -69,10 +72,11 @@ class BaseTable(Generic[R]):
                 new = None if record is None else value_of(record)
                 if old != new:
                     self._move(name, key, old, new)
-        if record is None:
-            self.rows.pop(key, None)
-        else:
-            self.rows[key] = record
+        with self.guard:
+            if record is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = record
 
     def unpacked(self, packed: bytes) -> R:
         """The record that was loaded as these bytes."""
@@ -82,9 +86,10 @@ class BaseTable(Generic[R]):
 
     def _unpack(self, key: str, packed: bytes) -> R:
         record = self.unpacked(packed)
-        # Somebody may have replaced the row meanwhile: only the bytes we read may give way.
-        if self.rows.get(key) is packed:
-            self.rows[key] = record
+        # The writer may have replaced the row meanwhile: only the bytes we read may give way.
+        with self.guard:
+            if self.rows.get(key) is packed:
+                self.rows[key] = record
         return record
 
     def _move(self, name: str, key: str, old: str | None, new: str | None) -> None:
@@ -108,6 +113,12 @@ class BaseTable(Generic[R]):
             found[key] = None
         elif found != key:
             index[value] = {found: None, key: None}
+
+
+def oldest_first(found: list[R], spec: TableSpec) -> list[R]:
+    if len(found) > 1:
+        found.sort(key=lambda row: (getattr(row, spec.newest_by), spec.key_of(row)))
+    return found
 
 
 def page_of(rows: Any, query: Query, spec: TableSpec) -> Page[Any]:
@@ -142,9 +153,18 @@ class Base:
     """Every table's durable rows."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, BaseTable[Any]] = {name: BaseTable(spec) for name, spec in TABLES.items()}
+        guard = threading.Lock()
+        self.tables: dict[str, BaseTable[Any]] = {
+            name: BaseTable(spec, guard) for name, spec in TABLES.items()
+        }
         for name, table in self.tables.items():
             setattr(self, name, table)
+
+    def forget_threads(self) -> None:
+        """In a forked child: a thread that is not here may have held the guard."""
+        guard = threading.Lock()
+        for table in self.tables.values():
+            table.guard = guard
 
     clients: BaseTable[Any]
     accounts: BaseTable[Any]
@@ -159,27 +179,31 @@ class Base:
 class Layer:
     """Changes laid over a base, or over another layer: `puts[table][key]` is a record, or None where deleted."""
 
-    __slots__ = ("audit", "claims", "ledger", "puts")
+    __slots__ = ("audit", "claims", "ledger", "puts", "wrote")
 
     def __init__(self) -> None:
         self.puts: dict[str, dict[str, Any]] = {}
         self.claims: dict[tuple[str, str, str], str | None] = {}
         self.ledger: list[LedgerEntry] = []
         self.audit: list[AuditEntry] = []
+        self.wrote = False
 
     @property
     def empty(self) -> bool:
-        return not (self.puts or self.ledger or self.audit)
+        return not (self.puts or self.ledger or self.audit or self.wrote)
 
     def absorb(self, other: Layer) -> None:
         for name, rows in other.puts.items():
             mine = self.puts.get(name)
             if mine is None:
-                self.puts[name] = rows
+                # A copy: what later operations put must not appear in this one's journal line.
+                self.puts[name] = dict(rows)
             else:
                 mine.update(rows)
         if other.claims:
             self.claims.update(other.claims)
+        # A batch that wrote history has changed something, even where every row ends as it was.
+        self.wrote |= other.wrote or bool(other.ledger or other.audit)
 
     def publish(self, base: Base) -> None:
         """Make these rows the base's."""
@@ -213,7 +237,7 @@ class LayeredTable(Generic[R]):
         below = [key for key in self._base.keys_by(index, value) if key not in over]
         found = [row for key in below if (row := self._base.get(key)) is not None]
         found += [row for row in over.values() if row is not None and value_of(row) == value]
-        return found
+        return oldest_first(found, self._spec)
 
     def page(self, query: Query) -> Page[R]:
         return page_of(self, query, self._spec)
