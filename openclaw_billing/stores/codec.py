@@ -24,7 +24,8 @@ Writer = Callable[[Any], str]
 
 def row_text(record: object) -> str:
     """The record as one JSON object: ASCII, no spaces, no raw newline."""
-    return _writer(type(record))(record)
+    kind: Any = type(record)
+    return _writer(kind)(record)
 
 
 def from_row(record_type: type[R], row: Row) -> R:
@@ -33,7 +34,8 @@ def from_row(record_type: type[R], row: Row) -> R:
     Raises:
         ValueError, TypeError, KeyError: the row is not one of ours.
     """
-    for name, decode in _decoders(record_type):
+    kind: Any = record_type
+    for name, decode in _decoders(kind):
         if (value := row.get(name)) is not None:
             row[name] = decode(value)
     return record_type(**row)
@@ -56,7 +58,7 @@ _HELPERS = {"quoted": quoted, "moment": moment_text, "encode": encode, "integer"
 
 
 @cache
-def _writer(record_type: type) -> Writer:
+def _writer(record_type: Any) -> Writer:
     """Compile `def write(r): …` for the class."""
     names: dict[str, Any] = {**_HELPERS}
     lines = ["def write(r):", "    text = ''"]
@@ -117,7 +119,7 @@ def _expression(hint: Any, value: str, names: dict[str, Any], field: str) -> str
 
 
 @cache
-def _decoders(record_type: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _decoders(record_type: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     hints = typing.get_type_hints(record_type)
     pairs = ((field.name, _decoder(hints[field.name])) for field in dataclasses.fields(record_type))
     return tuple((name, decode) for name, decode in pairs if decode is not None)

@@ -225,8 +225,7 @@ class JsonStore(GroupCommit):
             self._bytes_last = os.stat(CHECKPOINT, dir_fd=self.directory.fd).st_size
             replica.bytes_behind = 0
             if replica.end.size > SEGMENT_BYTES_MAX:
-                replica.append([("closed", "")], Layer())
-                replica.begin_segment()
+                replica.close_segment()
             return True
 
     @contextlib.contextmanager

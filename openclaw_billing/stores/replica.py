@@ -117,6 +117,11 @@ class Replica:
         """Make a line durable that says something about the files and changes no record."""
         self.append([(name, marked(mark))], Layer(), mark=mark)
 
+    def close_segment(self) -> None:
+        """End the active segment and go on in a new one."""
+        self.append([("closed", "")], Layer())
+        self._begin_segment()
+
     def append(
         self, lines: list[tuple[str, Parts]], batch: Layer, *, mark: dict[str, Any] | None = None
     ) -> None:
