@@ -6,13 +6,13 @@ python gateway.py --help
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
-from openclaw_billing.web.guard import Guard
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
 
 import client_auth
@@ -21,6 +21,7 @@ from openclaw_billing import logs
 from openclaw_billing.errors import StartupError
 from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.settings import Settings, load_settings, problems
+from openclaw_billing.web.guard import Guard
 from openclaw_billing.web.ready import readiness
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
@@ -66,11 +67,9 @@ def _add_own_routes(app: FastAPI) -> None:
 
 
 def _metrics() -> bytes:
-    import os
-
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
     return generate_latest()
 

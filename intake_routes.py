@@ -16,7 +16,7 @@ from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction
 from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
-from openclaw_billing.replies import Asked, JsonValue
+from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.admin_jobs import job_list
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
@@ -122,9 +122,9 @@ def submit(
     if asked is None:
         return _accepted(tx, jobs.submit(tx, job=job, actor=actor, now=now)), False
 
-    def made(inner: Transaction) -> Mapping[str, JsonValue]:
+    def made(inner: Transaction) -> Mapping[str, object]:
         answer = _accepted(inner, jobs.submit(inner, job=job, actor=actor, now=now))
-        shown: dict[str, JsonValue] = answer.model_dump(mode="json")
+        shown: dict[str, object] = answer.model_dump(mode="json")
         return shown
 
     reply = replies.once(tx, asked, made, now=now)

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
@@ -790,7 +790,7 @@ async def test_the_dependencies_work_in_a_host_with_a_prefix(door: Any, http: ht
 
     @app.get("/me")
     async def me(
-        record: client_auth.ClientRecord = Depends(client_auth.authenticate_client),
+        record: Annotated[client_auth.ClientRecord, Depends(client_auth.authenticate_client)],
     ) -> dict[str, str]:
         return {"name": record["name"]}
 

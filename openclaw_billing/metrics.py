@@ -57,7 +57,7 @@ class StoreMetrics:
             elif entry.kind is EntryKind.GRANT and entry.operation_id.startswith("grant:"):
                 _log_reset(entry)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str) -> None:  # noqa: ARG002 - the log says it; a label must be a closed list
         _store_errors.inc()
         STORE_WRITABLE.set(0)
 

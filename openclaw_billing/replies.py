@@ -7,13 +7,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeAlias
 
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import IdMismatch
 from openclaw_billing.records import Spent
-
-JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
 
 LIFE = timedelta(hours=24)
 
@@ -22,7 +19,7 @@ LIFE = timedelta(hours=24)
 class Reply:
     """`body` is what was answered; `replayed` tells that nothing was done this time."""
 
-    body: dict[str, JsonValue]
+    body: dict[str, object]
     replayed: bool = False
 
 
@@ -38,8 +35,8 @@ class Asked:
 
     @property
     def spent_id(self) -> str:
-        scope = "\0".join((self.principal, self.method, self.path, self.idempotency_key))
-        return f"reply:{hashlib.sha256(scope.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        scope = json.dumps([self.principal, self.method, self.path, self.idempotency_key])
+        return f"reply:{hashlib.sha256(scope.encode()).hexdigest()}"
 
     @property
     def fingerprint(self) -> str:
@@ -49,7 +46,7 @@ class Asked:
 def once(
     tx: Transaction,
     asked: Asked | None,
-    operation: Callable[[Transaction], Mapping[str, JsonValue]],
+    operation: Callable[[Transaction], Mapping[str, object]],
     *,
     now: datetime,
 ) -> Reply:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from openclaw_billing import seed_file
 from openclaw_billing.clock import Clock, SystemClock
@@ -25,7 +25,6 @@ from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.json_store import JsonStore
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__package__)
@@ -110,16 +109,12 @@ class Runtime:
             if store is not None:
                 store.close()
 
-    async def write(
-        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run the operation at this moment; its answer, once it is durable."""
+    async def write(self, operation: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Run `operation(tx, *args, **kwargs, now=this moment)`; its answer, once it is durable."""
         kwargs["now"] = self.clock.now()
         return await self._gate().write(_call(operation, args, kwargs), operation.__name__)
 
-    def write_and_wait(
-        self, operation: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def write_and_wait(self, operation: Callable[..., T], *args: object, **kwargs: object) -> T:
         """The same for a caller that is no coroutine: it waits for the disk."""
         kwargs["now"] = self.clock.now()
         return self.store.run(_call(operation, args, kwargs), operation.__name__)

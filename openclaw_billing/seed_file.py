@@ -7,36 +7,20 @@ times UTC; an unknown plan is kept and admits no job; every balance stays what i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from openclaw_billing import accounts
+from openclaw_billing.accounts import SeedClient
 from openclaw_billing.contracts import Duplicate, Transaction
 from openclaw_billing.errors import BadSettings, DuplicateEmail
 from openclaw_billing.keys import Peppers, is_key_shape
-from openclaw_billing.records import COST_USD_MICROS_MAX, CREDITS_MAX
+from openclaw_billing.records import COST_USD_MICROS_MAX, CREDITS_MAX, Adjustment, Cost
 
 CLIENTS_MAX = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class SeedClient:
-    """One client of the file, checked."""
-
-    client_id: str
-    name: str
-    email: str
-    key_text: str | None = field(repr=False)
-    plan_id: str
-    credits_remaining: int
-    spent_usd_micros: int
-    created_at: datetime
-    cycle_start: datetime
-    active: bool
-    stripe_customer_id: str | None
-    stripe_subscription_id: str | None
+RECENT_MAX = 5
+REASON_LENGTH_MAX = 500
 
 
 def read(data: bytes) -> list[SeedClient]:
@@ -92,7 +76,50 @@ def _client(client_id: str, fields: Any) -> SeedClient:
         active=fields.get("active", True) is True,
         stripe_customer_id=_optional(fields, "stripe_customer_id"),
         stripe_subscription_id=_optional(fields, "stripe_subscription_id"),
+        metadata={
+            name: value
+            for name, value in _metadata(fields).items()
+            if isinstance(value, str) and len(value) <= 200
+        },
+        adjustments=_adjustments(client_id, _metadata(fields)),
+        costs=_costs(client_id, _metadata(fields)),
     )
+
+
+def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
+    metadata = fields.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _adjustments(client_id: str, metadata: dict[str, Any]) -> tuple[Adjustment, ...]:
+    """The newest few; what they added is in the balance already."""
+    return tuple(
+        Adjustment(
+            _moment(client_id, each, "timestamp", datetime.now(UTC)),
+            each["amount"],
+            str(each.get("reason", ""))[:REASON_LENGTH_MAX],
+        )
+        for each in _entries(metadata, "credit_adjustments")
+        if isinstance(each.get("amount"), int)
+    )
+
+
+def _costs(client_id: str, metadata: dict[str, Any]) -> tuple[Cost, ...]:
+    return tuple(
+        Cost(
+            _moment(client_id, each, "timestamp", datetime.now(UTC)),
+            _micros(client_id, each, "cost"),
+            _optional(each, "job_id"),
+        )
+        for each in _entries(metadata, "cost_log")
+    )
+
+
+def _entries(metadata: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    entries = metadata.get(name)
+    if not isinstance(entries, list):
+        return []
+    return [each for each in entries if isinstance(each, dict)][-RECENT_MAX:]
 
 
 def _text(client_id: str, fields: dict[str, Any], name: str) -> str:
@@ -126,16 +153,16 @@ def _count(client_id: str, fields: dict[str, Any]) -> int:
     return max(0, value)
 
 
-def _micros(client_id: str, fields: dict[str, Any]) -> int:
-    value = fields.get("total_spent", 0)
+def _micros(client_id: str, fields: dict[str, Any], name: str = "total_spent") -> int:
+    value = fields.get(name, 0)
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise InvalidOperation
         micros = int((Decimal(str(value)) * 1_000_000).to_integral_value())
     except (InvalidOperation, ValueError, OverflowError) as error:
-        raise BadSettings(f"Client {client_id}: total_spent must be dollars") from error
+        raise BadSettings(f"Client {client_id}: {name} must be dollars") from error
     if not 0 <= micros <= COST_USD_MICROS_MAX:
-        raise BadSettings(f"Client {client_id}: total_spent is out of range")
+        raise BadSettings(f"Client {client_id}: {name} is out of range")
     return micros
 
 

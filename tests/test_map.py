@@ -57,13 +57,15 @@ def test_a_module_imports_from_its_own_layer_or_above(path: Path) -> None:
 
 def test_the_door_is_one_short_file_and_the_house_has_no_long_ones() -> None:
     door = HOUSE.parent / "client_auth.py"
-    assert len(door.read_text().splitlines()) < 330
+    assert len(door.read_text().splitlines()) < 300
     for path in sources():
         source = path.read_text()
         assert len(source.splitlines()) <= LINES_MAX, path
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES_MAX, (path, node.name)
+                # Counted without what it is called and what it says of itself.
+                first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
+                assert (node.end_lineno or 0) - first.lineno < FUNCTION_LINES_MAX, (path, node.name)
 
 
 def test_importing_opens_nothing(tmp_path: Path) -> None:

@@ -27,7 +27,12 @@ Filter = Annotated[str | None, QueryParameter(max_length=200)]
 def admin_history_routes(runtime: Runtime) -> APIRouter:
     router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
+    _ledger(router, runtime, admin)
+    _audit(router, runtime, admin)
+    return router
 
+
+def _ledger(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(
         "/api/admin/clients/{client_id}/ledger",
         operation_id="listLedger",
@@ -55,6 +60,8 @@ def admin_history_routes(runtime: Runtime) -> APIRouter:
             return csv_response("ledger", list(EntryView.model_fields), rows)
         return page
 
+
+def _audit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(
         "/api/admin/audit", operation_id="listAudit", summary="The audit log", response_model=AuditPage
     )
@@ -88,5 +95,3 @@ def admin_history_routes(runtime: Runtime) -> APIRouter:
             next_cursor=None if last is None else encode_position(last, "audit", query),
             has_more=page.has_more,
         )
-
-    return router

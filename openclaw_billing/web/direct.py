@@ -38,7 +38,7 @@ class DirectRoute(BillingRoute):
 
         async def answer(request: Request) -> Response:
             provider = self.dependency_overrides_provider
-            if provider is not None and provider.dependency_overrides or not _is_json(request):
+            if (provider is not None and provider.dependency_overrides) or not _is_json(request):
                 return await general(request)
             return await self.answer(request, straight)
 
@@ -57,7 +57,7 @@ class Plan:
         for name, parameter in inspect.signature(endpoint).parameters.items():
             self._add(name, hints[name], parameter.default)
         assert self._model is not None, "a direct route has a body"
-        self._validate = self._model.__pydantic_validator__.validate_python
+        self._validate: Callable[[Any], Any] = self._model.__pydantic_validator__.validate_python
 
     async def call(self, request: Request, status: int) -> Response:
         """Raises `RequestValidationError` and whatever the endpoint refuses with."""
@@ -78,7 +78,10 @@ class Plan:
             values[self._response] = response
         answer = await self._endpoint(**values)
         response.body = answer.__pydantic_serializer__.to_json(answer)
-        response.raw_headers.append((b"content-length", b"%d" % len(response.body)))
+        length = (b"content-length", b"%d" % len(response.body))
+        response.raw_headers[:] = [
+            length if each[0] == b"content-length" else each for each in response.raw_headers
+        ]
         return response
 
     def _add(self, name: str, hint: Any, default: Any) -> None:
@@ -101,5 +104,3 @@ def _is_json(request: Request) -> bool:
         if name == b"content-type":
             return bool(value == _JSON or value.startswith(_JSON + b";"))
     return False
-
-

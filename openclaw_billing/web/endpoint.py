@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from openclaw_billing import replies
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import BadRequest, StaleVersion
-from openclaw_billing.replies import Asked, JsonValue, Reply
+from openclaw_billing.replies import Asked, Reply
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import header
 
@@ -49,7 +49,7 @@ async def change(
     runtime: Runtime,
     request: Request,
     response: Response,
-    operation: Callable[[Transaction, datetime], Mapping[str, JsonValue]],
+    operation: Callable[[Transaction, datetime], Mapping[str, object]],
     *,
     principal: str,
     body: BaseModel | None = None,

@@ -62,7 +62,7 @@ class BillingRoute(APIRoute):
     async def answer(self, request: Request, handle: Handler) -> Response:
         """What `handle` answers to the request under our limits, or our shape of its refusal."""
         limited = LimitedRequest(request.scope, request.receive, self.body_bytes_max, self.body_seconds_max)
-        request_id = _request_id(request.scope)
+        request_id = request_id_of(request.scope)
         limited.state.request_id = request_id
         try:
             response = await handle(limited)
@@ -139,7 +139,7 @@ class LimitedRequest(Request):
         return b"".join(chunks)
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
     """The caller's id where it is one that may be logged, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):

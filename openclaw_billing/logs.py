@@ -1,0 +1,85 @@
+"""Logs: one line a fact, control characters escaped, secrets masked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+
+from openclaw_billing.settings import Settings
+
+FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+MASK = "[masked]"
+NAME = "openclaw_billing"
+
+_SECRETS = re.compile(
+    r"\boc_(?:live|test|admin)_[0-9A-Za-z]{9,}"
+    r"|\b(?:sk|rk)_(?:live|test)_\w+"
+    r"|\bwhsec_\w+"
+    r"|(?<=token=)[^&\s\"']+"
+    r"|(?<=code=)[^&\s\"']+"
+)
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def masked(text: str) -> str:
+    """The text with whatever looks like a secret of ours or of Stripe's taken out."""
+    return _SECRETS.sub(MASK, text)
+
+
+def escaped(text: str) -> str:
+    """The text on one line: controls as `\\n` and the like, so that no value can forge a line."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+class Line(logging.Formatter):
+    """The guide's format."""
+
+    def __init__(self) -> None:
+        super().__init__(FORMAT, DATE_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(masked(super().format(record)))
+
+
+class JsonLine(logging.Formatter):
+    """The same facts as one JSON object a line, times in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fact = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "logger": record.name,
+            "level": record.levelname,
+            "message": masked(record.getMessage()),
+        }
+        if record.exc_info:
+            fact["exception"] = masked(self.formatException(record.exc_info))
+        return json.dumps(fact)
+
+
+class Redactor(logging.Filter):
+    """Masks secrets in records of loggers whose format is not ours, such as uvicorn's access log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(masked(each) if isinstance(each, str) else each for each in record.args)
+        if isinstance(record.msg, str):
+            record.msg = masked(record.msg)
+        return True
+
+
+def configure(settings: Settings, *, gateway: bool = False) -> None:
+    """Write the module's log to stderr; for a gateway, the server's too, in the same form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLine() if settings.log_format == "json" else Line())
+    names = (NAME, "uvicorn", "uvicorn.access") if gateway else (NAME,)
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(settings.log_level)
+        logger.propagate = False
+    if gateway:
+        logging.getLogger("uvicorn.access").addFilter(Redactor())

@@ -1,0 +1,78 @@
+"""The guard of a gateway's own paths: pure ASGI, for HTTP and WebSocket, whole paths, deny by default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openclaw_billing.errors import AdminDisabled, BillingError, TokenRejected
+from openclaw_billing.metrics import REFUSALS
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.paths import OwnPaths, path_of
+from openclaw_billing.web.problems import problem
+from openclaw_billing.web.route import request_id_of
+
+POLICY_VIOLATION = 1008
+TOKEN_BYTES_MAX = 512
+
+
+class Guard:
+    """Lets pass what is public, what guards itself, and who has an admin token.
+
+    `public` names whole paths; there are no prefixes, because a prefix opens every path beside the one meant.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, runtime: Runtime, app_of_routes: Starlette, public: Iterable[str] = ()
+    ) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._routes_of = app_of_routes
+        self._public = frozenset(public)
+        self._own: OwnPaths | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or self._may_pass(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            admitted = self._is_admin(scope)
+        except BillingError as error:
+            await _refuse(error, scope, receive, send)
+            return
+        if admitted:
+            await self._app(scope, receive, send)
+            return
+        REFUSALS["invalid_token"].inc()
+        await _refuse(TokenRejected(), scope, receive, send)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        if scope["type"] != "http":
+            return False
+        path = path_of(scope)
+        if path in self._public:
+            return True
+        if self._own is None:
+            # Not before the first request: until then the host may still be adding routes.
+            self._own = OwnPaths(self._routes_of)
+        return self._own.holds(path)
+
+    def _is_admin(self, scope: Scope) -> bool:
+        if not self._runtime.admin_enabled:
+            raise AdminDisabled
+        tokens = [value for name, value in scope["headers"] if name == b"x-auth-token"]
+        if len(tokens) != 1 or not 0 < len(tokens[0]) <= TOKEN_BYTES_MAX:
+            return False
+        return self._runtime.is_admin(tokens[0].decode("latin-1"))
+
+
+async def _refuse(error: BillingError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": str(error.detail)})
+        return
+    response = problem(error, request_id_of(scope))
+    response.headers["Cache-Control"] = "no-store"
+    await response(scope, receive, send)
