@@ -193,7 +193,7 @@ class JsonStore(GroupCommit):
 
     def snapshot(self) -> bool:
         """Write a snapshot now; whether it was this process that wrote it."""
-        return self._snapshots.write(paced=False)
+        return self._snapshots.write(paced=False, wait_seconds=CLOSING_SECONDS_MAX)
 
     def frozen(self) -> tuple[Position, dict[str, dict[str, Any]], int]:
         """A copy of every table's rows as of one line, its place, and which loading it belongs to."""

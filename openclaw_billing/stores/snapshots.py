@@ -73,9 +73,10 @@ class Snapshots:
     def write(self, *, paced: bool, wait_seconds: float = 0.0) -> bool:
         """Write one now. False when another process was quicker, or the store was reloaded meanwhile."""
         begun = time.monotonic()
-        self._turn_fd = self._claim(begun + wait_seconds)
-        if self._turn_fd is None:
+        turn_fd = self._claim(begun + wait_seconds)
+        if turn_fd is None:
             return False
+        self._turn_fd = turn_fd
         try:
             position, rows, generation = self._store.frozen()
             if not self._store.is_behind:
@@ -87,9 +88,8 @@ class Snapshots:
             mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint, "clients": clients}
             written = self._store.publish_snapshot(mark, generation)
         finally:
-            turn_fd, self._turn_fd = self._turn_fd, None
-            if turn_fd is not None:
-                give_back(turn_fd)
+            self._turn_fd = None
+            give_back(turn_fd)
         self.seconds_last = time.monotonic() - begun
         self._not_before = time.monotonic() + REST_FACTOR * self.seconds_last
         return written
