@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -86,6 +87,9 @@ def create_router(runtime: Runtime) -> APIRouter:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(runtime.open)
+        # What was loaded stays: a collector that walks it again and again holds up every request.
+        gc.collect()
+        gc.freeze()
         try:
             yield
         finally:

@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port=port,
         workers=workers,
         log_config=None,
+        access_log=options.access_log,
         server_header=False,
         timeout_graceful_shutdown=30,
     )
@@ -113,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port to listen on (default OPENCLAW_PORT, 18789)")
     parser.add_argument(
         "--workers", type=int, help="processes sharing the port (default OPENCLAW_WORKERS, 1)"
+    )
+    parser.add_argument(
+        "--access-log",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a line for each request (on unless a proxy writes one already)",
     )
     return parser
 

@@ -39,7 +39,7 @@ class Ours(Subject):
         return make_clients(data_dir, clients)
 
     def command(self, site: Site) -> list[str]:
-        served = ["--host", "127.0.0.1", "--port", str(site.port), "--workers", str(site.workers)]
+        served = ["--host", "127.0.0.1", "--port", str(site.port), "--workers", str(site.workers), "--no-access-log"]
         return [sys.executable, GATEWAY, *served]
 
     def environment(self, site: Site) -> dict[str, str]:

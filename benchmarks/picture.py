@@ -107,8 +107,7 @@ def _panel(title: str, lines: dict[str, list[Point]], points: list[Point], left:
         y = up.at(10**tick)
         parts.append(f'<line class="grid" x1="{left}" x2="{left + PANEL_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(left - 8, y + 4, f"{10**tick:,}", "end"))
-    for clients in across.ticks():
-        parts.append(_text(across.at(clients), bottom + 18, f"{clients:,}", "middle"))
+    parts += [_text(across.at(clients), bottom + 18, f"{clients:,}", "middle") for clients in across.ticks()]
     parts.append(_text(left + PANEL_WIDTH / 2, bottom + 38, "clients", "middle"))
     for subject, line in lines.items():
         parts += _line(subject, line, across, up)

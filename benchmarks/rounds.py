@@ -88,7 +88,8 @@ def _take(turn: Turn, number: int, setting: Setting, pace: Pace, say: Say) -> No
             )
     except (server.ServerFailed, LoadFailed) as error:
         outcome.fault = str(error)
-        return say(f"  {subject.name}: {error}")
+        say(f"  {subject.name}: {error}")
+        return
     load = outcome.rounds[-1].load
     say(f"  round {number}/{pace.rounds} {subject.name}: {load.rate:,.0f}/s, p99 {load.p99_ms:.1f} ms")
 

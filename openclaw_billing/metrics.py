@@ -53,7 +53,7 @@ class StoreMetrics:
             _KINDS[entry.kind].inc()
             if entry.kind is EntryKind.CAPTURE:
                 _credits.inc(-(entry.available + entry.reserved))
-                log.info("Deducted credit for %s: job submission", entry.client_id)
+                _log_line("Deducted credit for %s: job submission", entry.client_id)
             elif entry.kind is EntryKind.GRANT and entry.operation_id.startswith("grant:"):
                 _log_reset(entry)
 
@@ -62,6 +62,12 @@ class StoreMetrics:
         STORE_WRITABLE.set(0)
 
 
+def _log_line(message: str, *values: str | int) -> None:
+    """`log.info` without the walk up the stack for the caller's name, which no format of ours shows."""
+    if log.isEnabledFor(logging.INFO):
+        log.handle(log.makeRecord(log.name, logging.INFO, "", 0, message, values, None))
+
+
 def _log_reset(entry: LedgerEntry) -> None:
     if entry.cycle_number > 0 and entry.lot_id is not None and LotSource.ALLOWANCE in entry.lot_id:
-        log.info("Reset monthly credits for %s: %d jobs", entry.client_id, entry.available)
+        _log_line("Reset monthly credits for %s: %d jobs", entry.client_id, entry.available)

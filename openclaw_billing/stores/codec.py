@@ -48,7 +48,17 @@ def encode(value: object) -> str:
 
 def moment_text(moment: datetime) -> str:
     """RFC 3339 in UTC with `+00:00`."""
-    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
+    global _last
+    last, text = _last
+    if moment is last:
+        return text
+    text = (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
+    _last = moment, text
+    return text
+
+
+# One operation writes the same moment into several records, one after the other.
+_last: tuple[datetime | None, str] = None, ""
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar, cast
 
@@ -60,8 +61,11 @@ class GroupCommit:
         self._writer: threading.Thread | None = None
         self._stopped = False
 
-    def commit(self, tickets: list[Ticket]) -> None:
-        """Run the tickets and make them durable; give each its answer or its error. Never raises."""
+    def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
+        """Run the tickets and make them durable; give each its answer or its error. Never raises.
+
+        What it answers is called once nobody waits for the batch any more.
+        """
         raise NotImplementedError
 
     def idle(self) -> None:
@@ -130,9 +134,9 @@ class GroupCommit:
             tickets.append(self._queue.popleft())
         if not tickets:
             return
-        proven = False
+        proven, after = False, None
         try:
-            self.commit(tickets)
+            after = self.commit(tickets)
             proven = True
         except Exception:
             log.exception("A batch of %d broke off", len(tickets))
@@ -142,6 +146,8 @@ class GroupCommit:
                     # A commit that broke off proved nothing durable: nobody may take it for a yes.
                     ticket.answer, ticket.error = None, StorageUnavailable()
                 ticket.finish()
+        if after is not None:
+            after()
 
     def _start_writer(self) -> None:
         if self._writer is not None or self._stopped:

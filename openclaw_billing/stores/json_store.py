@@ -12,7 +12,8 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class JsonStore(GroupCommit):
 
     # Writing
 
-    def commit(self, tickets: list[Ticket]) -> None:
+    def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
         begun = time.perf_counter()
         try:
             with self._exclusive():
@@ -172,8 +173,12 @@ class JsonStore(GroupCommit):
                     self._replica.prove()
         except (StorageUnavailable, OSError) as error:
             self._refuse(tickets, error)
-            return
-        observed(self._observer, len(tickets), time.perf_counter() - begun, changed)
+            return None
+        seconds = time.perf_counter() - begun
+        return partial(self._committed, len(tickets), seconds, changed)
+
+    def _committed(self, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]) -> None:
+        observed(self._observer, operations, seconds, changed)
         if self.is_behind:
             self._consider_snapshot(quiet=False)
 

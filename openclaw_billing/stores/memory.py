@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
@@ -68,13 +69,13 @@ class MemoryStore(GroupCommit):
     def close(self) -> None:
         self.drain()
 
-    def commit(self, tickets: list[Ticket]) -> None:
+    def commit(self, tickets: list[Ticket]) -> Callable[[], None]:
         begun = time.perf_counter()
         batch, changed = run_tickets(tickets, self.view)
         with self._lock:
             batch.publish(self.view)
             self._lines.extend((layer.ledger, layer.audit) for _, layer in changed)
-        observed(self._observer, len(tickets), time.perf_counter() - begun, changed)
+        return partial(observed, self._observer, len(tickets), time.perf_counter() - begun, changed)
 
     def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
         return self._history(0, query)

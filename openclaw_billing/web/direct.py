@@ -17,6 +17,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from openclaw_billing.web.route import BillingRoute
 
@@ -42,7 +43,16 @@ class DirectRoute(BillingRoute):
                 return await general(request)
             return await self.answer(request, straight)
 
+        self._answer = answer
         return answer
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer at once: every error has its answer already, and nothing was opened that must be closed."""
+        if scope["method"] in (self.methods or ()):
+            response = await self._answer(Request(scope, receive))
+            await response(scope, receive, send)
+            return
+        await super().handle(scope, receive, send)
 
 
 class Plan:

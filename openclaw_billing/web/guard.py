@@ -34,9 +34,21 @@ class Guard:
         self._own: OwnPaths | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._may_pass(scope):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "http":
+            path = path_of(scope)
+            own = self._own or self._look()
+            # Every job comes by here: the application would only look the same route up again.
+            direct = own.direct(scope["method"], path)
+            if direct is not None:
+                scope["app"] = self._routes_of
+                await direct.handle(scope, receive, send)
+                return
+            if path in self._public or own.holds(path):
+                await self._app(scope, receive, send)
+                return
         try:
             admitted = self._is_admin(scope)
         except BillingError as error:
@@ -48,16 +60,10 @@ class Guard:
         REFUSALS["invalid_token"].inc()
         await _refuse(TokenRejected(), scope, receive, send)
 
-    def _may_pass(self, scope: Scope) -> bool:
-        if scope["type"] != "http":
-            return False
-        path = path_of(scope)
-        if path in self._public:
-            return True
-        if self._own is None:
-            # Not before the first request: until then the host may still be adding routes.
-            self._own = OwnPaths(self._routes_of)
-        return self._own.holds(path)
+    def _look(self) -> OwnPaths:
+        # Not before the first request: until then the host may still be adding routes.
+        self._own = OwnPaths(self._routes_of)
+        return self._own
 
     def _is_admin(self, scope: Scope) -> bool:
         if not self._runtime.admin_enabled:

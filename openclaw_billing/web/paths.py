@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute, compile_path
 from starlette.types import Scope
 
+from openclaw_billing.web.direct import DirectRoute
 from openclaw_billing.web.route import BillingRoute
 
 
@@ -50,9 +51,20 @@ class OwnPaths:
     def __init__(self, app: Starlette) -> None:
         reached = list(routes_of(app))
         ours = [each for each in reached if each.guards_itself]
+        others = [each.pattern for each in reached if not each.guards_itself]
+        self._direct: dict[tuple[str, str], DirectRoute] = {
+            (method, each.path): each.route
+            for each in ours
+            for method in each.methods
+            if isinstance(each.route, DirectRoute) and not any(other.match(each.path) for other in others)
+        }
         self._exact = frozenset(each.path for each in ours if "{" not in each.path)
         self._patterns = tuple(each.pattern for each in ours if "{" in each.path)
-        self._others = tuple(each.pattern for each in reached if not each.guards_itself)
+        self._others = tuple(others)
+
+    def direct(self, method: str, path: str) -> DirectRoute | None:
+        """The direct route that will answer, so that the way to it can be cut short."""
+        return self._direct.get((method, path))
 
     def holds(self, path: str) -> bool:
         """Whether the path is one of them. A path that a route of the host matches too is not."""
