@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -176,7 +177,8 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
 
 def _job(client_id: str | None, body: IntakeRequest, now: datetime) -> Job:
     return Job(
-        job_id=str(uuid.uuid4()),
+        # An id that tells jobs apart; whose job it is decides who may see it, not whether they guess it.
+        job_id=str(uuid.UUID(int=random.getrandbits(128), version=4)),
         client_id=client_id,
         project_name=body.project_name,
         description=body.description,

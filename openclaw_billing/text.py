@@ -29,7 +29,8 @@ def clean_text(value: str, length_max: int, *, multiline: bool = False) -> str:
     if refused.search(value):
         raise ValueError("it must not have control characters")
     text = value.strip()
-    if not any(each.isprintable() and not each.isspace() for each in text):
+    # ASCII without controls shows as what it is; only other scripts have characters that show nothing.
+    if not (text and text.isascii()) and not any(each.isprintable() and not each.isspace() for each in text):
         raise ValueError("it must not be blank")
     if len(text) > length_max:
         raise ValueError(f"it must have at most {length_max} characters")
