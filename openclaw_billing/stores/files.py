@@ -222,13 +222,15 @@ class FileLock:
             self._fds.append(os.open(".", flags, dir_fd=self._directory.fd))
 
     def _try(self) -> bool:
-        for index, fd in enumerate(self._fds):
-            try:
+        try:
+            for fd in self._fds:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                for locked in self._fds[:index]:
-                    fcntl.flock(locked, fcntl.LOCK_UN)
+        except OSError as error:
+            # One without the other holds nothing, and must keep nobody out.
+            self.release()
+            if isinstance(error, BlockingIOError):
                 return False
+            raise
         return True
 
     def _is_current(self) -> bool:

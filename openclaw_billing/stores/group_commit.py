@@ -147,7 +147,11 @@ class GroupCommit:
                     ticket.answer, ticket.error = None, StorageUnavailable()
                 ticket.finish()
         if after is not None:
-            after()
+            try:
+                after()
+            except Exception:
+                # The batch is durable and answered: what comes after it cannot take that back.
+                log.exception("What follows a batch failed")
 
     def _start_writer(self) -> None:
         if self._writer is not None or self._stopped:

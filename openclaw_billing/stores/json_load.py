@@ -232,12 +232,13 @@ def take(line: Line, loaded: Loaded, path: str) -> None:
         reason = f"it holds a record that cannot be read ({type(error).__name__})"
         raise CorruptStore(path, reason, offset=line.start, seq=line.seq) from error
     loaded.seq, loaded.head, loaded.batch = line.seq, line.sum, data["batch"][0]
-    loaded.closed = data["op"] == "closed"
+    # An operation may be called "closed" too, but it changes something.
+    loaded.closed = data["op"] == "closed" and not data.keys() & {"put", "del", "ledger", "audit"}
     loaded.unfinished = not line.ends_batch
     if (mark := data.get("mark")) is not None:
         loaded.marks.append(mark)
         loaded.marked_seq = max(loaded.marked_seq, mark.get("seq", -1))
-    elif data["op"] not in ("genesis", "closed"):
+    elif data["op"] != "genesis" and not loaded.closed:
         loaded.changed_seq = line.seq
 
 

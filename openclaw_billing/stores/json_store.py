@@ -31,7 +31,7 @@ from openclaw_billing.stores.json_load import check_clients_file
 from openclaw_billing.stores.memory import observed, run_tickets
 from openclaw_billing.stores.replica import Replica
 from openclaw_billing.stores.snapshots import QUIET_SECONDS, Snapshots, foreign_name
-from openclaw_billing.stores.tables import Base
+from openclaw_billing.stores.tables import Base, Layer
 
 log = logging.getLogger(__name__)
 
@@ -308,13 +308,15 @@ class JsonStore(GroupCommit):
             self._snapshots.consider(quiet=quiet, bytes_behind=behind, bytes_last=self._bytes_last)
 
     def _history(self, part: str, record: type, query: HistoryQuery) -> Iterator[tuple[int, Any]]:
-        if self._replica.end.fd < 0:
+        replica = self._replica
+        if replica.end.fd < 0:
             raise StorageUnavailable
-        with self._replica.state:
-            assert self.view is not None
-            end, segment = self._replica.end, self._replica.loaded.segment
+        if replica.end.moved() and not replica.read_on():
+            self._resync()
+        with replica.state:
+            segment = replica.loaded.segment
             # A descriptor of our own stays at this segment, whatever is closed meanwhile.
-            active = os.dup(end.fd), end.size
+            active = os.dup(replica.end.fd), replica.end.size
         closed = [closed_name(number) for number in range(segment - 1, 0, -1)]
         return history(self.directory, active, closed, part, record, query)
 

@@ -136,7 +136,7 @@ class Replica:
             loaded.unfinished = False
             if mark is not None:
                 loaded.marks = [*loaded.marks[-7:], mark]
-            elif lines[-1][0] == "closed":
+            elif lines[-1] == ("closed", ""):
                 loaded.closed = True
             else:
                 loaded.changed_seq = seq

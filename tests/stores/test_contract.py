@@ -129,6 +129,15 @@ def test_every_field_of_a_record_comes_back_as_it_was(store: Store) -> None:
     assert store.view.recents.get("c1") == Recent(client_id="c1")
 
 
+def test_an_operation_may_have_any_name(store: Store) -> None:
+    for name in ("closed", "genesis", 'with "quotes" and \n☃'):
+        store.run(lambda tx, n=name: tx.facts.put(Fact(name=n, value="1")), name)
+    store.close()
+    store.open()
+    store.run(lambda tx: tx.facts.put(Fact(name="last", value="1")), "closed")
+    assert len(list(store.view.facts)) == 4
+
+
 # Pages
 
 
