@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
+import threading
+import time
+from collections import deque
 from datetime import UTC, datetime
+from typing import TextIO
 
 from openclaw_billing.settings import Settings
 
 FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 MASK = "[masked]"
+GATHER_SECONDS = 0.02
+GATHERED_MAX = 1000
 NAME = "openclaw_billing"
 
 _SECRETS = re.compile(
@@ -72,6 +81,53 @@ class JsonLine(logging.Formatter):
         return json.dumps(fact)
 
 
+class Gathering(logging.StreamHandler[TextIO]):
+    """Writes the lines of a moment at once, from a thread of its own: nobody waits for the terminal.
+
+    A warning or worse is written before the call returns, with all that was gathered before it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._come = threading.Event()
+        self._thread: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._forget_thread)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(record)
+        if record.levelno >= logging.WARNING or len(self._waiting) >= GATHERED_MAX:
+            self.flush()
+        elif not self._come.is_set():
+            self._come.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="openclaw-billing-log", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            lines: list[str] = []
+            while self._waiting:
+                lines.append(self.format(self._waiting.popleft()) + self.terminator)
+            if lines and self.stream is not None:
+                self.stream.write("".join(lines))
+                self.stream.flush()
+
+    def close(self) -> None:
+        self.flush()
+        super().close()
+
+    def _write(self) -> None:
+        while self._come.wait():
+            time.sleep(GATHER_SECONDS)
+            self._come.clear()
+            self.flush()
+
+    def _forget_thread(self) -> None:
+        self._thread = None
+        self._come = threading.Event()
+
+
 class Redactor(logging.Filter):
     """Masks secrets in records of loggers whose format is not ours, such as uvicorn's access log."""
 
@@ -85,7 +141,8 @@ class Redactor(logging.Filter):
 
 def configure(settings: Settings, *, gateway: bool = False) -> None:
     """Write the module's log to stderr; for a gateway, the server's too, in the same form."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Gathering(sys.stderr)
+    atexit.register(handler.flush)
     handler.setFormatter(JsonLine() if settings.log_format == "json" else Line())
     names = (NAME, "uvicorn", "uvicorn.access") if gateway else (NAME,)
     for name in names:
