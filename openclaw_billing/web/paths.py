@@ -9,7 +9,7 @@ from typing import Any
 
 import fastapi.routing
 from starlette.applications import Starlette
-from starlette.routing import Mount, Route, WebSocketRoute, compile_path
+from starlette.routing import Mount, compile_path
 from starlette.types import Scope
 
 from openclaw_billing.web.direct import DirectRoute
@@ -38,11 +38,14 @@ def routes_of(app: Starlette) -> Iterator[Reached]:
     contexts = getattr(fastapi.routing, "iter_route_contexts", None)
     if contexts is None:
         for route in app.routes:
-            if isinstance(route, Route | WebSocketRoute | Mount):
-                yield Reached(route.path, frozenset(getattr(route, "methods", None) or ()), route)
+            path = getattr(route, "path", None) or "/{rest:path}"
+            yield Reached(path, frozenset(getattr(route, "methods", None) or ()), route)
         return
     for context in contexts(app.routes):
-        yield Reached(context.path, frozenset(context.methods or ()), context.original_route)
+        # A route without a path of its own, such as one by host name, may answer every path.
+        yield Reached(
+            context.path or "/{rest:path}", frozenset(context.methods or ()), context.original_route
+        )
 
 
 class OwnPaths:
@@ -77,6 +80,4 @@ def path_of(scope: Scope) -> str:
     """The path as routes see it: without the prefix that the server was told to strip."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    if root and path.startswith(root + "/"):
-        return path[len(root) :]
-    return path
+    return path[len(root) :] if root and (path + "/").startswith(root + "/") else path
