@@ -16,11 +16,13 @@ from fastapi import Request, Response
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from openclaw_billing.errors import TooLarge, TooSlow
+from openclaw_billing.errors import PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
+from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.problems import internal_error, problem, validation_problem
 
@@ -49,6 +51,8 @@ class BillingRoute(APIRoute):
         if isinstance(options.get("strict_content_type", True), DefaultPlaceholder):
             # JSON that a form of another site can send is refused, whatever the host has chosen.
             options["strict_content_type"] = True
+        # One counter for each status that was answered, so that none is looked up by its labels again.
+        self._counters: dict[int, Counter] = {}
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -69,6 +73,8 @@ class BillingRoute(APIRoute):
         except RequestValidationError as error:
             response = validation_problem(error)
         except HTTPException as error:
+            if isinstance(error, QuotaExceeded | PaymentOverdue):
+                REFUSALS[error.code].inc()
             response = problem(error, request_id)
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED)
@@ -76,6 +82,11 @@ class BillingRoute(APIRoute):
             log.exception("Request %s failed", request_id)
             response = internal_error(request_id)
         _finish(response, request_id)
+        counter = self._counters.get(response.status_code)
+        if counter is None:
+            counter = REQUESTS.labels(self.operation_id or self.name, str(response.status_code))
+            self._counters[response.status_code] = counter
+        counter.inc()
         return response
 
 
