@@ -6,9 +6,11 @@ python gateway.py --help
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -17,8 +19,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 import client_auth
 import intake_routes
-from openclaw_billing import logs
-from openclaw_billing.errors import StartupError
+from openclaw_billing import logs, replies
+from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.guard import Guard
@@ -26,6 +28,7 @@ from openclaw_billing.web.ready import readiness
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
+FORGET_SECONDS = 600.0
 DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
 
 
@@ -38,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
+        lifespan=_keeping_house,
     )
     app.include_router(intake_routes.router)
     app.include_router(client_auth.router)
@@ -45,6 +49,32 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     public = PUBLIC_PATHS | (DOCS_PATHS if settings.docs else frozenset())
     app.add_middleware(Guard, runtime=client_auth.runtime, app_of_routes=app, public=public)
     return app
+
+
+def create_served_app() -> FastAPI:
+    """The application of one process that `main` began: a worker of several has no log of its own yet."""
+    settings = load_settings()
+    if not client_auth.runtime.log.handlers:
+        logs.configure(settings, gateway=True)
+    return create_app(settings)
+
+
+@contextlib.asynccontextmanager
+async def _keeping_house(_: FastAPI) -> AsyncIterator[None]:
+    task = asyncio.create_task(_forget_replies())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _forget_replies() -> None:
+    """Answers under an Idempotency-Key are kept for a day, and no longer."""
+    while True:
+        await asyncio.sleep(FORGET_SECONDS)
+        with contextlib.suppress(StorageUnavailable):
+            while await client_auth.runtime.write(replies.forget_old) == replies.FORGOTTEN_MAX:
+                await asyncio.sleep(0)
 
 
 def _add_own_routes(app: FastAPI) -> None:
@@ -92,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host, port = options.host or settings.host, options.port or settings.port
     workers = options.workers or settings.workers
     uvicorn.run(
-        "gateway:create_app",
+        "gateway:create_served_app",
         factory=True,
         host=host,
         port=port,

@@ -13,6 +13,8 @@ from openclaw_billing.errors import IdMismatch
 from openclaw_billing.records import Spent
 
 LIFE = timedelta(hours=24)
+FORGOTTEN_MAX = 1000
+"""How many replies one operation forgets, so that it stays short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def once(
     return Reply(body)
 
 
-def forget_old(tx: Transaction, *, now: datetime, limit: int = 1000) -> int:
+def forget_old(tx: Transaction, *, now: datetime, limit: int = FORGOTTEN_MAX) -> int:
     """Drop replies older than a day; how many went. What they did stays in the ledger for ever."""
     old = [spent for spent in tx.spent.by("forgettable", "yes") if now - spent.created_at >= LIFE]
     for spent in old[:limit]:

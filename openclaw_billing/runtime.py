@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from openclaw_billing import seed_file
@@ -23,6 +24,7 @@ from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key
 from openclaw_billing.records import Fact, Key
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.json_create import BACKUP
 from openclaw_billing.stores.json_store import JsonStore
 
 T = TypeVar("T")
@@ -177,6 +179,8 @@ class Runtime:
             self._peppers = Peppers([(pepper_id(text), text.encode()) for text in peppers])
             store = self._given_store or self._make_store()
             store.open()
+            if self._given_store is None:
+                _warn_of_key_text(self.settings.data_dir)
             try:
                 _check_peppers(store, {f"{PEPPER_FACT}{pepper_id(text)}" for text in peppers})
                 self._open_admin_token(directory)
@@ -282,6 +286,12 @@ def pepper_id(pepper: str) -> str:
 
 def _call(operation: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation[T]:
     return cast("Operation[T]", lambda tx: operation(tx, *args, **kwargs))
+
+
+def _warn_of_key_text(data_dir: Path) -> None:
+    original = data_dir / BACKUP
+    if original.exists():
+        log.warning("%s holds clients' key text: remove it once they are seen to work", original)
 
 
 def _check_peppers(store: Store, known: set[str]) -> None:

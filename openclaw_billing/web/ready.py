@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ def _readiness(runtime: Runtime) -> Readiness:
     warnings = []
     if not runtime.admin_enabled:
         warnings.append("admin API disabled")
-    if shutil.disk_usage(runtime.settings.data_dir).free < FREE_BYTES_MIN:
-        warnings.append("less than 64 MiB free on the disk")
+    # A store that is no directory of ours has no disk to ask about.
+    with contextlib.suppress(FileNotFoundError):
+        if shutil.disk_usage(runtime.settings.data_dir).free < FREE_BYTES_MIN:
+            warnings.append("less than 64 MiB free on the disk")
     return Readiness(True, {"status": "ready", "warnings": warnings})
