@@ -132,10 +132,7 @@ def post(
     reason: str = "",
     due_at: datetime | None = None,
 ) -> Account:
-    """Write one ledger entry, and return the account after it; the caller puts it.
-
-    `available`, `reserved`, `used` and `owed` are changes, `lots` is what the lots are afterwards.
-    """
+    """Write one entry and return the account after it. `lots` is what they become, numbers are changes."""
     lots_after = account.lots if lots is None else lots
     available_after = total(lots_after)
     reserved_after = account.reserved + reserved
@@ -143,8 +140,7 @@ def post(
     assert available_after >= 0
     assert reserved_after >= 0
     assert balance == available_after + reserved_after
-    assert account.used + used >= 0
-    assert account.owed + owed >= 0
+    assert min(account.used + used, account.owed + owed) >= 0
     number = account.entries + 1
     tx.write_ledger(
         LedgerEntry(

@@ -1,81 +1,26 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from datetime import timedelta
 
 import pytest
 
-from openclaw_billing import accounts, ledger
-from openclaw_billing.accounts import KeyOutcome, SeedClient
-from openclaw_billing.audit import Actor
-from openclaw_billing.clock import ManualClock
-from openclaw_billing.contracts import HistoryQuery, Query
+from openclaw_billing import accounts
+from openclaw_billing.accounts import KeyOutcome
+from openclaw_billing.contracts import Query
 from openclaw_billing.errors import (
     Conflict,
     DuplicateEmail,
     NotFound,
-    QuotaExceeded,
     StaleVersion,
     UnknownPlan,
     UnlimitedPlan,
     Unprocessable,
 )
 from openclaw_billing.keys import Peppers, key_of, new_key_text
-from openclaw_billing.records import AuditEntry, Client, Key, KeyState
-from openclaw_billing.stores.memory import MemoryStore
-
-T = TypeVar("T")
-START = datetime(2026, 2, 19, 10, 30, tzinfo=UTC)
-PEPPERS = Peppers([("p1", b"one pepper, long enough to be good")])
-
-
-class House:
-    """A memory store with the admin at the door."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock(START)
-        self.store = MemoryStore()
-        self.store.open()
-        self.actor = Actor("admin", "192.0.2.7", "req-1")
-
-    def do(self, operation: Callable[..., T], *args: object, **kwargs: object) -> T:
-        now = self.clock.now()
-        return self.store.run(
-            lambda tx: operation(tx, *args, **kwargs, actor=self.actor, now=now), operation.__name__
-        )
-
-    def create(
-        self, client_id: str = "acme", email: str = "api@acme.example", key: Key | None = None
-    ) -> Client:
-        return self.do(
-            accounts.create_client, client_id=client_id, name="Acme", email=email, plan_id="pro", key=key
-        )
-
-    def new_key(self, key_id: str, client_id: str = "acme", **kwargs: object) -> Key:
-        return key_of(
-            new_key_text(), PEPPERS, key_id=key_id, client_id=client_id, now=self.clock.now(), **kwargs
-        )
-
-    def accepted(self, *keys: Key) -> bool:
-        return self.whose([key.digest for key in keys]) is not None
-
-    def whose(self, digests: Sequence[str]) -> tuple[Client, Key] | None:
-        return accounts.authenticate(self.store.view, digests, self.clock.now())
-
-    def outcome(self, digest: str) -> KeyOutcome:
-        found = accounts.key_outcome(self.store.view, [digest], self.clock.now())
-        assert (found is KeyOutcome.VALID) == (self.whose([digest]) is not None)
-        return found
-
-    @property
-    def audit(self) -> list[AuditEntry]:
-        return self.store.audit(HistoryQuery(limit=1000)).entries[::-1]
-
-    @property
-    def actions(self) -> list[str]:
-        return [entry.action for entry in self.audit]
+from openclaw_billing.records import Key, KeyState
+from tests.money.house import PEPPERS, START, House
 
 
 @pytest.fixture
@@ -322,83 +267,3 @@ def test_the_audit_log_holds_no_digest_and_no_key_text(house: House) -> None:
     for secret in (*texts, first.digest, second.digest):
         assert secret not in written
         assert secret[8:24] not in written
-
-
-@pytest.fixture
-def seed() -> SeedClient:
-    return SeedClient(
-        client_id="old",
-        name="Old Corp",
-        email="old@corp.example",
-        key_text=new_key_text(),
-        plan_id="pro",
-        credits_remaining=198,
-        spent_usd_micros=5_500_000,
-        created_at=START,
-        cycle_start=START,
-    )
-
-
-def take_over(house: House, seed: SeedClient) -> None:
-    house.do(accounts.import_client, seed, peppers=PEPPERS)
-
-
-def test_a_client_is_taken_over_with_its_key_and_balance(house: House, seed: SeedClient) -> None:
-    house.clock.advance(days=10)
-    take_over(house, seed)
-    account = house.store.view.accounts.get("old")
-    assert (account.available, account.used, account.spent_usd_micros) == (198, 2, 5_500_000)
-    assert (account.cycle_start, account.cycle_end) == (START, START + timedelta(days=30))
-    assert house.whose(PEPPERS.digests(seed.key_text))[0].created_at == START
-    assert seed.key_text not in repr((seed, house.audit))
-    house.clock.advance(days=20)
-    assert house.do(lambda tx, actor, now: ledger.touch(tx, "old", now)).available == 200
-
-
-@pytest.mark.parametrize(
-    ("plan_id", "credits", "available", "kept"),
-    [
-        ("pro", 250, 250, "pro"),
-        ("gold", 120, 120, "legacy"),
-        ("enterprise", 999, 0, "enterprise"),
-        ("pro", 0, 0, "pro"),
-    ],
-)
-def test_a_balance_beyond_its_plan_is_kept(
-    house: House, seed: SeedClient, plan_id: str, credits: int, available: int, kept: str
-) -> None:
-    take_over(house, replace(seed, plan_id=plan_id, credits_remaining=credits))
-    account = house.store.view.accounts.get("old")
-    assert (account.available, account.plan_id) == (available, kept)
-    entries = house.store.ledger(HistoryQuery(client_id="old")).entries
-    assert sum(entry.available for entry in entries) == available
-
-
-def test_a_client_of_an_unknown_plan_works_until_its_credits_are_gone(house: House, seed: SeedClient) -> None:
-    take_over(house, replace(seed, plan_id="gold", credits_remaining=1))
-    house.do(lambda tx, actor, now: ledger.charge(tx, "old", job_id="1", now=now))
-    house.clock.advance(days=60)
-    with pytest.raises(QuotaExceeded):
-        house.do(lambda tx, actor, now: ledger.charge(tx, "old", job_id="2", now=now))
-    house.do(accounts.set_plan, "old", "free")
-    house.do(lambda tx, actor, now: ledger.charge(tx, "old", job_id="2", now=now))
-
-
-def test_a_client_is_taken_over_once(house: House, seed: SeedClient) -> None:
-    take_over(house, seed)
-    with pytest.raises(Conflict):
-        take_over(house, seed)
-    with pytest.raises(DuplicateEmail):
-        take_over(house, replace(seed, client_id="twin", key_text=None))
-    with pytest.raises(Conflict):
-        take_over(house, replace(seed, client_id="twin", email="twin@corp.example"))
-    assert house.store.view.clients.get("twin") is None
-
-
-@pytest.mark.parametrize("wrong", [{"credits_remaining": -1}, {"spent_usd_micros": -1}])
-def test_a_balance_that_cannot_be_is_not_taken_over(
-    house: House, seed: SeedClient, wrong: dict[str, int]
-) -> None:
-    with pytest.raises(Unprocessable):
-        take_over(house, replace(seed, **wrong))
-    assert house.store.view.clients.get("old") is None
