@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -121,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     host, port = options.host or settings.host, options.port or settings.port
     workers = options.workers or settings.workers
+    # The server raises again the signal that it ended for: by then all is done, and the end was a good one.
+    signal.signal(signal.SIGTERM, _end)
     uvicorn.run(
         "gateway:create_served_app",
         factory=True,
@@ -152,6 +156,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a line for each request (on unless a proxy writes one already)",
     )
     return parser
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _show_new_token() -> None:

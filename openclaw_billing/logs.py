@@ -23,6 +23,7 @@ MASK = "[masked]"
 GATHER_SECONDS = 0.02
 GATHERED_MAX = 1000
 NAME = "openclaw_billing"
+SERVER = "uvicorn.error"
 
 _SECRETS = re.compile(
     r"\boc_(?:live|test|admin)_[0-9A-Za-z]{9,}"
@@ -84,7 +85,8 @@ class JsonLine(logging.Formatter):
 class Gathering(logging.StreamHandler[TextIO]):
     """Writes the lines of a moment at once, from a thread of its own: nobody waits for the terminal.
 
-    A warning or worse is written before the call returns, with all that was gathered before it.
+    A warning or worse is written before the call returns, with all that was gathered before it; so is what
+    the server says of itself, because its last line is said just before a signal ends the process.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -96,7 +98,7 @@ class Gathering(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._waiting.append(record)
-        if record.levelno >= logging.WARNING or len(self._waiting) >= GATHERED_MAX:
+        if record.levelno >= logging.WARNING or record.name == SERVER or len(self._waiting) >= GATHERED_MAX:
             self.flush()
         elif not self._come.is_set():
             self._come.set()

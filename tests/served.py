@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS_MAX = 20.0
+START_SECONDS_MAX = 30.0
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Served:
     port: int
     data: Path
     output: Path
+    command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
@@ -40,11 +43,40 @@ class Served:
     def said(self) -> str:
         return self.output.read_text()
 
+    @property
+    def workers(self) -> list[int]:
+        """The ids of the processes that serve, where there are several."""
+        mine = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, mine) if b"spawn_main" in _command_of(pid)]
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(timeout=START_SECONDS_MAX)
+
+    def kill_all(self) -> None:
+        """As a power cut ends it: every process of it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=START_SECONDS_MAX)
+
+    def start_again(self, **settings: str) -> None:
+        """On the same data, once it answers; what it says is appended."""
+        self.process = _begin(self.command, {**self.environment, **settings}, self.output)
+        wait_for(self)
+
+    def create_client(self, email: str, plan: str = "free", credits: int = 0) -> dict[str, Any]:
+        """A client on that plan with so many credits more."""
+        admin = {"X-Auth-Token": self.token}
+        body = {"name": "Acme", "email": email, "plan": plan}
+        created: dict[str, Any] = (
+            httpx.post(f"{self.base}/api/admin/clients", headers=admin, json=body).raise_for_status().json()
+        )
+        if credits:
+            path = f"{self.base}/api/admin/clients/{created['client_id']}/credits"
+            httpx.put(path, headers=admin, json={"credits": credits, "reason": "test"}).raise_for_status()
+        return created
 
 
 @contextlib.contextmanager
@@ -55,25 +87,27 @@ def served(
     place.mkdir(exist_ok=True)
     port = port or free_port()
     data, output = place / "data", place / "output.txt"
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPENCLAW_", "STRIPE_"))}
-    environment = {**clean, "OPENCLAW_DATA_DIR": str(data), **(settings or {})}
+    environment = clean_environment(OPENCLAW_DATA_DIR=str(data), **(settings or {}))
     command = [sys.executable, str(ROOT / "gateway.py"), "--port", str(port), "--workers", str(workers)]
-    with output.open("wb") as terminal:
-        process = subprocess.Popen(
-            command, cwd=place, env=environment, stdout=terminal, stderr=subprocess.STDOUT
-        )
-    running = Served(process, port, data, output)
+    running = Served(_begin(command, environment, output), port, data, output, command, environment)
     try:
         wait_for(running)
         yield running
     finally:
-        if process.poll() is None:
-            process.terminate()
+        if running.process.poll() is None:
+            running.process.terminate()
         try:
-            process.wait(timeout=START_SECONDS_MAX)
+            running.process.wait(timeout=START_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            pass
+        finally:
+            running.kill_all()
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """The environment with these settings of ours and no others."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OPENCLAW_", "STRIPE_", "PROMETHEUS_"))}
+    return {**clean, **settings}
 
 
 def wait_for(running: Served) -> None:
@@ -93,3 +127,23 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _begin(command: list[str], environment: Mapping[str, str], output: Path) -> subprocess.Popen[bytes]:
+    with output.open("ab") as terminal:
+        return subprocess.Popen(
+            command,
+            cwd=output.parent,
+            env=environment,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+            # A group of its own, so that all of its processes can be ended at once.
+            start_new_session=True,
+        )
+
+
+def _command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

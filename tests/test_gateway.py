@@ -1,0 +1,199 @@
+"""The gateway as a process: its first start, its refusals to start, its end under load, several workers."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from openclaw_billing.stores import backups
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.journal import Chain
+from tests.served import Served, clean_environment, served
+
+JOB = {"project_name": "Build", "description": "A feature", "task_type": "other"}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_first_start_makes_a_token_and_shows_it_once(gateway: Served) -> None:
+    assert re.fullmatch(r"[0-9a-f]{64}", gateway.token)
+    assert gateway.said.count(gateway.token) == 1
+    assert "Admin token" in gateway.said
+    admin = httpx.get(f"{gateway.base}/api/admin/clients", headers={"X-Auth-Token": gateway.token})
+    assert admin.status_code == 200
+
+
+def test_every_file_is_its_owners_alone(gateway: Served) -> None:
+    assert mode(gateway.data) == 0o700
+    files = [path for path in gateway.data.rglob("*") if path.is_file()]
+    assert {"admin_token", "pepper"} <= {path.name for path in files}
+    assert {mode(path) for path in files} == {0o600}
+
+
+def test_a_second_start_keeps_the_token_and_does_not_show_it(gateway: Served) -> None:
+    token = gateway.token
+    client = gateway.create_client("second@example.com")
+    assert gateway.stop() == 0
+    gateway.start_again()
+    assert gateway.token == token
+    assert gateway.said.count(token) == 1
+    key = {"X-Client-Key": client["api_key"]}
+    assert httpx.get(f"{gateway.base}/api/billing/usage", headers=key).json()["credits_remaining"] == 5
+
+
+def test_health_ready_and_metrics_answer_anybody(gateway: Served) -> None:
+    health, ready, metrics = (httpx.get(f"{gateway.base}/{name}") for name in ("health", "ready", "metrics"))
+    assert (health.status_code, health.json()) == (200, {"status": "ok"})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "warnings": []})
+    assert metrics.headers["Content-Type"].startswith("text/plain")
+    assert "openclaw_billing_store_writable 1.0" in metrics.text
+    for answer in (health, ready, metrics):
+        assert str(gateway.data) not in answer.text
+        assert "server" not in answer.headers
+
+
+def test_docs_are_the_admins_until_they_are_switched_on(gateway: Served) -> None:
+    for path in ("/docs", "/openapi.json"):
+        assert httpx.get(f"{gateway.base}{path}").status_code == 401
+        assert httpx.get(f"{gateway.base}{path}", headers={"X-Auth-Token": gateway.token}).status_code == 404
+
+
+def test_a_short_token_disables_the_admin_api_only(gateway: Served) -> None:
+    token = "canary-x" * 3
+    client = gateway.create_client("short@example.com")
+    gateway.stop()
+    gateway.start_again(OPENCLAW_ADMIN_TOKEN=token)
+    try:
+        for tried in (token, gateway.token):
+            answer = httpx.get(f"{gateway.base}/api/admin/clients", headers={"X-Auth-Token": tried})
+            assert (answer.status_code, answer.json()["code"]) == (503, "admin_disabled")
+        key = {"X-Client-Key": client["api_key"]}
+        assert httpx.post(f"{gateway.base}/api/intake", headers=key, json=JOB).status_code == 200
+        assert "admin API disabled" in httpx.get(f"{gateway.base}/ready").json()["warnings"]
+        assert "the admin API is disabled" in gateway.said
+        assert token not in gateway.said
+    finally:
+        gateway.stop()
+        gateway.start_again()
+
+
+def test_what_strangers_send_in_an_address_is_masked_in_the_log(gateway: Served) -> None:
+    token, key_text = "canary" + "0" * 58, "oc_live_" + "d0" * 16
+    httpx.get(f"{gateway.base}/api/admin/clients", params={"token": token})
+    httpx.get(f"{gateway.base}/api/billing/usage", params={"key": key_text})
+    httpx.get(f"{gateway.base}/api/jobs/{key_text}")
+    httpx.get(f"{gateway.base}/line%0a2026-01-01 00:00:00 - openclaw_billing - INFO - forged")
+    gateway.stop()
+    said = gateway.said
+    gateway.start_again()
+    assert "[masked]" in said
+    assert token not in said
+    assert key_text not in said
+    assert "\n2026-01-01" not in said
+
+
+def test_a_damaged_journal_is_told_in_a_sentence_and_left_alone(tmp_path: Path) -> None:
+    with served(tmp_path) as running:
+        running.create_client("a@example.com")
+        running.create_client("b@example.com")
+    journal = running.data / "openclaw_clients.journal"
+    whole = journal.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    journal.write_bytes(damaged)
+    for name in ("openclaw_clients.json", "openclaw_clients.checkpoint"):
+        (running.data / name).unlink(missing_ok=True)
+    before = {path.name: path.read_bytes() for path in running.data.iterdir() if path.is_file()}
+    environment = running.environment
+    done = subprocess.run(
+        running.command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 78
+    assert re.search(r"openclaw_clients\.journal at byte \d+", done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in running.data.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"OPENCLAW_PORT": "many", "STRIPE_SECRET_KEY": "sk_canary"}, "STRIPE_SECRET_KEY is wrong"),
+        ({"OPENCLAW_DATA_DIR": "/proc/nothing"}, "cannot be used"),
+        ({"OPENCLAW_KEY_PEPPER": "short"}, "fewer than 32 bytes"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_told_in_a_sentence(
+    tmp_path: Path, gateway: Served, settings: dict[str, str], said: str
+) -> None:
+    environment = clean_environment(**{"OPENCLAW_DATA_DIR": str(tmp_path / "data"), **settings})
+    done = subprocess.run(
+        gateway.command[:2], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 78
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "canary" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_end_under_load_loses_nothing_and_charges_nothing_unanswered(tmp_path: Path, workers: int) -> None:
+    accepted: set[str] = set()
+    with served(tmp_path, workers=workers) as running:
+        client = running.create_client("load@example.com", "pro", credits=50_000)
+        going = threading.Barrier(5)
+
+        def submit() -> None:
+            with httpx.Client(base_url=running.base, headers={"X-Client-Key": client["api_key"]}) as http:
+                going.wait()
+                while True:
+                    try:
+                        answer = http.post("/api/intake", json=JOB)
+                    except httpx.TransportError:
+                        return
+                    assert answer.status_code == 200, answer.text
+                    accepted.add(answer.json()["job_id"])
+
+        threads = [threading.Thread(target=submit) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        going.wait()
+        while len(accepted) < 100:
+            threads[0].join(0.01)
+        assert running.stop() == 0
+        for thread in threads:
+            thread.join()
+        said = running.said
+    # A graceful end answers all that it has begun: nothing is there that nobody was told of.
+    jobs = {line.get("job_id") for line in ledger_of(running.data) if line["kind"] == "capture"}
+    assert jobs == accepted
+    assert "Traceback" not in said
+    assert said.count("Deducted credit for") == len(accepted)
+
+
+def ledger_of(data: Path) -> list[dict[str, str]]:
+    """Every entry of the ledger in the journal, whose chain is whole and whose sums are the balances."""
+    directory = Directory(data)
+    directory.open()
+    try:
+        assert backups.verify(directory, Chain(None)).problems == []
+        return [
+            entry for line in backups.walk(directory, Chain(None)) for entry in line.data.get("ledger", ())
+        ]
+    finally:
+        directory.close()
