@@ -123,5 +123,6 @@ def _count(turn: Turn, site: Site) -> None:
     try:
         left = turn.subject.credits_left(site, touched)
     except (OSError, ValueError, RuntimeError) as error:
-        return turn.outcome.doubt(f"its charges could not be counted: {error}", turn.subject.exact)
+        turn.outcome.doubt(f"its charges could not be counted: {error}", turn.subject.exact)
+        return
     turn.outcome.judge(CREDITS_EACH * len(touched) - left, turn.subject.exact)

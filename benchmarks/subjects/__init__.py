@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.ours import Ours
 from benchmarks.subjects.bare import Bare
 from benchmarks.subjects.naive import Naive
+from benchmarks.subjects.ours import Ours
 from benchmarks.subjects.sqlite import Sqlite
 from benchmarks.subjects.subject import Subject
 

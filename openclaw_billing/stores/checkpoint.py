@@ -65,22 +65,24 @@ def read_position(path: str, data: bytes) -> Position:
 
 def load_rows(path: str, data: bytes, base: Base) -> None:
     """Take every row into the base, packed as it stands: its index values, then its JSON."""
-    offset = data.index(b"\n") + 1
     # One text object for each id, however many rows name it.
     known: dict[bytes, str] = {}
-    tables = {name.encode(): base.tables[name] for name in TABLES}
-    for line in data[offset:].split(b"\n"):
-        if not line:
-            continue
+    tables = {name.encode(): (base.tables[name], len(spec.indexes)) for name, spec in TABLES.items()}
+    for line in data.split(b"\n")[1:-1]:
         try:
-            name, key, packed = line.split(b"\t", 2)
-            table = tables[name]
-            values = packed.split(b"\t", len(table.indexes))[:-1]
-            texts = [known.get(value) or known.setdefault(value, _text(value)) for value in values]
-            table.load(known.get(key) or known.setdefault(key, _text(key)), texts, packed)
+            name, column, packed = line.split(b"\t", 2)
+            table, indexes = tables[name]
+            key = known.get(column)
+            if key is None:
+                key = known[column] = _text(column)
+            if indexes:
+                values = packed.split(b"\t", indexes)[:-1]
+                texts = [known.get(value) or known.setdefault(value, _text(value)) for value in values]
+                table.load(key, texts, packed)
+            else:
+                table.rows[key] = packed
         except (KeyError, ValueError) as error:
-            raise CorruptStore(path, "a row cannot be read", offset=offset) from error
-        offset += len(line) + 1
+            raise CorruptStore(path, "a row cannot be read", offset=data.find(line)) from error
 
 
 def _row_line(spec: TableSpec, key: str, row: object) -> bytes:

@@ -17,7 +17,7 @@ from openclaw_billing.records import Key, LotSource
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 GATEWAY = "gateway.py"
 CLIENTS_PER_OPERATION = 500
 ACTOR = Actor("benchmark")
@@ -39,7 +39,15 @@ class Ours(Subject):
         return make_clients(data_dir, clients)
 
     def command(self, site: Site) -> list[str]:
-        served = ["--host", "127.0.0.1", "--port", str(site.port), "--workers", str(site.workers), "--no-access-log"]
+        served = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(site.port),
+            "--workers",
+            str(site.workers),
+            "--no-access-log",
+        ]
         return [sys.executable, GATEWAY, *served]
 
     def environment(self, site: Site) -> dict[str, str]:
