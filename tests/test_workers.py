@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
-import re
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +105,7 @@ def kill_at_random(load: Load, chance: random.Random, *, kills: int, restarts: i
             running.kill_all()
             running.start_again()
         elif workers := running.workers:
-            with suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(workers), signal.SIGKILL)
 
 
@@ -203,28 +202,36 @@ def test_of_192_jobs_on_5_credits_exactly_5_are_accepted(several: Served) -> Non
     assert [entry["kind"] for entry in entries].count("capture") == 5
 
 
-def worker_of(http: httpx.Client) -> str:
-    """What tells the worker at the other end of this connection from its siblings."""
-    started = re.search(r"^process_start_time_seconds (.*)$", http.get("/metrics").text, re.MULTILINE)
-    assert started is not None
-    return started[1]
+def worker_of(http: httpx.Client, several: Served) -> int | None:
+    """The worker at the other end of this connection, by the socket that it holds."""
+    stream = http.get("/health").extensions["network_stream"]
+    _, port = stream.get_extra_info("client_addr")
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        found = line.split()
+        if (found[1][-4:], found[2][-4:]) == (f"{several.port:04X}", f"{port:04X}"):
+            socket = f"socket:[{found[9]}]"
+            for pid in several.workers:
+                if socket in [
+                    os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()
+                ]:
+                    return pid
+    return None
 
 
 @pytest.fixture
 def connections(several: Served) -> Iterator[list[httpx.Client]]:
     """One open connection to each worker."""
-    found: dict[str, httpx.Client] = {}
-    others: list[httpx.Client] = []
-    deadline = time.monotonic() + 20
-    while len(found) < 3 and time.monotonic() < deadline:
-        http = httpx.Client(base_url=several.base)
-        # Held open, so that the next one is likelier to be another worker's.
-        others.append(http)
-        found.setdefault(worker_of(http), http)
-    assert len(found) == 3, "not every worker was reached"
-    yield list(found.values())
-    for http in others:
-        http.close()
+    found: dict[int, httpx.Client] = {}
+    with contextlib.ExitStack() as opened:
+        deadline = time.monotonic() + 20
+        while len(found) < 3 and time.monotonic() < deadline:
+            # Held open, so that the next one is likelier to be another worker's.
+            http = opened.enter_context(httpx.Client(base_url=several.base))
+            worker = worker_of(http, several)
+            if worker is not None:
+                found.setdefault(worker, http)
+        assert len(found) == 3, "not every worker was reached"
+        yield list(found.values())
 
 
 def test_a_key_revoked_through_one_worker_is_refused_by_all(
