@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from types import NoneType, UnionType
 from typing import Any, TypeVar
@@ -46,19 +46,11 @@ def encode(value: object) -> str:
     return _ENCODER.encode(value)
 
 
+@lru_cache(maxsize=16_384)
 def moment_text(moment: datetime) -> str:
     """RFC 3339 in UTC with `+00:00`."""
-    global _last
-    last, text = _last
-    if moment is last:
-        return text
-    text = (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
-    _last = moment, text
-    return text
-
-
-# One operation writes the same moment into several records, one after the other.
-_last: tuple[datetime | None, str] = None, ""
+    # Kept, because an account is written with each of its charges, and its cycle's edges stay the same.
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
