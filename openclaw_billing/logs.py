@@ -131,14 +131,21 @@ class Gathering(logging.StreamHandler[TextIO]):
 
 
 class Redactor(logging.Filter):
-    """Masks secrets in records of loggers whose format is not ours, such as uvicorn's access log."""
+    """Masks secrets in the server's log of requests.
+
+    What stands behind the question mark of an address goes as a whole: a secret sent there by mistake may
+    have any name and any spelling.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(masked(each) if isinstance(each, str) else each for each in record.args)
-        if isinstance(record.msg, str):
-            record.msg = masked(record.msg)
+            record.args = tuple(_address(each) if isinstance(each, str) else each for each in record.args)
         return True
+
+
+def _address(text: str) -> str:
+    path, mark, _ = text.partition("?")
+    return f"{masked(path)}?{MASK}" if mark else masked(path)
 
 
 def configure(settings: Settings, *, gateway: bool = False) -> None:

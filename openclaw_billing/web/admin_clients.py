@@ -35,6 +35,8 @@ from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import ClientList, ClientView, NewClientView, client_fields
 
 ClientStatus = Literal["active", "inactive", "all"]
+# Shorter than any secret: the refusal of an unknown plan names it.
+PlanId = Annotated[str, Field(max_length=32)]
 
 
 class NewClient(Input):
@@ -42,7 +44,7 @@ class NewClient(Input):
 
     name: Name
     email: Email
-    plan: str = Field("free", max_length=40)
+    plan: PlanId = "free"
 
 
 class ClientChanges(Input):
@@ -71,7 +73,7 @@ class CreditsView(Output):
 
 
 class PlanChange(Input):
-    plan: str = Field(max_length=40)
+    plan: PlanId
 
 
 class DeactivationView(Output):
