@@ -32,6 +32,9 @@ def main() -> None:
     except BillingError as error:
         say(f"Refused: {error.detail}")
         sys.exit(1)
+    except OSError as error:
+        say(f"{error.filename or 'A file'}: {error.strerror}")
+        sys.exit(1)
     except StartupError as error:
         say(str(error))
         sys.exit(error.exit_code)

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from openclaw_billing import accounts
-from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one
+from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one, words
 from openclaw_billing.contracts import HistoryQuery, Query
 from openclaw_billing.errors import NotFound
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.text import clean_email, clean_text
+from openclaw_billing.text import clean_email
+from openclaw_billing.web.models import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from openclaw_billing.web.views import AuditView, ClientView, EntryView
 
 app = typer.Typer(no_args_is_help=True)
@@ -57,10 +58,11 @@ def create_client(
 ) -> None:
     """Create a client and show its key, once."""
     client_id = str(uuid.uuid4())
+    name = words(name, NAME_LENGTH_MAX, "--name")
     try:
-        name, email = clean_text(name, 200), clean_email(email)
+        email = clean_email(email)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(str(error), param_hint="--email") from error
     with opened() as runtime:
         key_text, key = runtime.new_key(client_id, name="default")
         runtime.write_and_wait(
@@ -72,7 +74,8 @@ def create_client(
             key=key,
             actor=ACTOR,
         )
-        show_one({**_shown(runtime, client_id), "api_key": key_text}, as_json=as_json)
+        made = {**_shown(runtime, client_id), "key_id": key.key_id, "api_key": key_text}
+        show_one(made, as_json=as_json)
         say("Save the key now: it is stored nowhere.")
 
 
@@ -108,6 +111,7 @@ def adjust_credits(
     as_json: Json = False,
 ) -> None:
     """Add credits to a client, or take some away (`credits ID -- -5 --reason …`)."""
+    reason = words(reason, REASON_LENGTH_MAX, "--reason")
     operation_id = f"adjust:cli:{once or uuid.uuid4()}"
     with opened() as runtime:
         done = runtime.write_and_wait(

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from openclaw_billing import accounts
-from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one
+from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one, words
 from openclaw_billing.web.billing import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, key_by_id, key_list
+from openclaw_billing.web.models import LINE_LENGTH_MAX
 from openclaw_billing.web.views import KeyView
 
 app = typer.Typer(no_args_is_help=True)
@@ -38,6 +39,7 @@ def issue(
     as_json: Json = False,
 ) -> None:
     """Issue a key and show it, once."""
+    name = words(name, LINE_LENGTH_MAX, "--name") if name else ""
     with opened() as runtime:
         key_text, key = runtime.new_key(client_id, name=name)
         runtime.write_and_wait(accounts.issue_key, client_id, key, actor=ACTOR)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from openclaw_billing.audit import Actor
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.text import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,14 @@ def opened() -> Iterator[Runtime]:
         yield runtime
     finally:
         runtime.close()
+
+
+def words(text: str, length_max: int, hint: str) -> str:
+    """The text, if it may be kept: what HTTP refuses, the command line refuses too."""
+    try:
+        return clean_text(text, length_max)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:

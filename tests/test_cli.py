@@ -1,0 +1,407 @@
+"""The command line: every command on a real store, beside a running gateway too."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from openclaw_billing import cli
+from tests.served import ROOT, served
+
+KEY_TEXT = "oc_live_" + "ab" * 16
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENCLAW_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`python -m openclaw_billing …` in this process."""
+
+    def command(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["openclaw_billing", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0, out, err)
+
+    return command
+
+
+@pytest.fixture
+def acme(run: Run) -> dict[str, Any]:
+    created: dict[str, Any] = run(
+        *("clients", "create", "--name", "Acme", "--email", "a@example.com", "--plan", "pro", "--json")
+    ).json
+    return created
+
+
+COMMANDS = [
+    ["clients", "list"],
+    ["clients", "show"],
+    ["clients", "create"],
+    ["clients", "deactivate"],
+    ["clients", "reactivate"],
+    ["keys", "list"],
+    ["keys", "issue"],
+    ["keys", "rotate"],
+    ["keys", "revoke"],
+    *(
+        [each]
+        for each in ("clients", "keys", "credits", "plan", "ledger", "audit", "import", "export", "verify")
+    ),
+    *([each] for each in ("backup", "restore", "repair", "adopt", "discard", "doctor")),
+    [],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_and_opens_nothing(run: Run, data: Path, command: list[str]) -> None:
+    done = run(*command, "--help")
+    assert done.code == 0
+    assert "Usage:" in done.out
+    assert not data.exists()
+
+
+def test_the_list_of_commands_here_is_the_whole(run: Run) -> None:
+    top = set(re.findall(r"^  (\w+)  ", run("--help").out, re.MULTILINE))
+    assert top == {each[0] for each in COMMANDS if each}
+
+
+def test_wrong_usage_ends_with_2(run: Run, data: Path) -> None:
+    for wrong in (
+        ["nothing"],
+        ["credits"],
+        ["clients", "create", "--name", "A"],
+        ["export", "--format", "xml"],
+    ):
+        assert run(*wrong).code == 2
+    assert run("clients", "list", "--status", "odd").code == 2
+    assert not data.exists()
+
+
+def test_a_client_is_created_shown_and_listed(run: Run, acme: dict[str, Any]) -> None:
+    assert re.fullmatch(r"oc_live_[0-9a-f]{32}", acme["api_key"])
+    assert acme["credits_remaining"] == 200
+    shown = run("clients", "show", acme["client_id"], "--json").json
+    assert shown["email"] == "a@example.com"
+    assert "api_key" not in shown
+    assert [each["client_id"] for each in run("clients", "list", "--json").json] == [acme["client_id"]]
+    table = run("clients", "list")
+    assert "Acme" in table.out
+    assert "oc_live_" not in table.out
+    assert run("clients", "list", "--search", "nobody").err == "No clients.\n"
+
+
+def test_refusals_end_with_1_and_change_nothing(run: Run, acme: dict[str, Any]) -> None:
+    for refused in (
+        ["clients", "create", "--name", "B", "--email", "A@Example.com"],
+        ["clients", "create", "--name", "B", "--email", "b@example.com", "--plan", "golden"],
+        ["clients", "show", "nobody"],
+        ["ledger", "nobody"],
+        ["keys", "revoke", acme["client_id"], "nothing"],
+        ["credits", acme["client_id"], "--reason", "x", "--", "-201"],
+        ["plan", acme["client_id"], "pro"],
+    ):
+        done = run(*refused)
+        assert done.code == 1, refused
+        assert done.err.startswith("Refused: ")
+        assert len(done.err.splitlines()) == 1
+    assert len(run("clients", "list", "--json").json) == 1
+    assert run("clients", "show", acme["client_id"], "--json").json["credits_remaining"] == 200
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "sur\udcffrogate", "\u202ereversed", " ", "x" * 600])
+def test_what_would_forge_a_line_is_refused_everywhere(run: Run, acme: dict[str, Any], text: str) -> None:
+    client_id = acme["client_id"]
+    for wrong in (
+        ["clients", "create", "--name", text, "--email", "b@example.com"],
+        ["clients", "create", "--name", "B", "--email", text],
+        ["credits", client_id, "5", "--reason", text],
+        ["keys", "issue", client_id, "--name", text],
+    ):
+        assert run(*wrong).code in (1, 2), wrong
+    assert len(run("audit", "--json").json) == 2
+
+
+def test_keys_are_issued_rotated_and_revoked(run: Run, acme: dict[str, Any]) -> None:
+    client_id = acme["client_id"]
+    issued = run("keys", "issue", client_id, "--name", "ci", "--json").json
+    assert issued["api_key"].startswith("oc_live_")
+    rotated = run("keys", "rotate", client_id, issued["key_id"], "--grace-seconds", "0", "--json").json
+    assert rotated["api_key"] != issued["api_key"]
+    assert run("keys", "revoke", client_id, rotated["key_id"]).err == "Revoked.\n"
+    listed = run("keys", "list", client_id, "--json")
+    states = {each["key_id"]: each["state"] for each in listed.json}
+    assert len(states) == 3
+    assert states[rotated["key_id"]] == "revoked"
+    assert issued["api_key"] not in listed.out
+    assert run("keys", "rotate", client_id, rotated["key_id"]).code == 1
+    assert run("keys", "rotate", client_id, issued["key_id"], "--grace-seconds", "-1").code == 2
+
+
+def test_credits_are_added_once_under_one_id(run: Run, acme: dict[str, Any]) -> None:
+    client_id = acme["client_id"]
+    add = ("credits", client_id, "50", "--reason", "promo", "--once", "q1", "--json")
+    assert run(*add).json == {"client_id": client_id, "previous_credits": 200, "new_credits": 250}
+    run(*add)
+    taken = run("credits", client_id, "--reason", "less", "--json", "--", "-5").json
+    assert taken["new_credits"] == 245
+    other = run("credits", client_id, "51", "--reason", "promo", "--once", "q1")
+    assert (other.code, "before" in other.err) == (1, True)
+    entries = run("ledger", client_id, "--json").json
+    assert [each["amount"] for each in entries] == [-5, 50, 200]
+    assert "promo" in run("ledger", client_id).out
+
+
+def test_the_plan_is_changed_and_a_client_switched_off_and_on(run: Run, acme: dict[str, Any]) -> None:
+    client_id = acme["client_id"]
+    assert "starter" in run("plan", client_id, "starter").out
+    assert run("clients", "deactivate", client_id).err == "Deactivated.\n"
+    assert "already" in run("clients", "deactivate", client_id).err
+    assert run("clients", "list", "--status", "active", "--json").json == []
+    assert run("clients", "reactivate", client_id).err == "Reactivated.\n"
+    actions = [each["action"] for each in run("audit", "--client", client_id, "--json").json]
+    assert actions[:3] == ["client.reactivated", "client.deactivated", "client.plan_changed"]
+    assert {each["actor"] for each in run("audit", "--json").json} == {"cli"}
+    assert run("audit", "--action", "client.created").out.count("client.created") == 1
+
+
+def seed_client(**changes: Any) -> dict[str, Any]:
+    return {
+        "client_id": "old-1",
+        "name": "Old",
+        "email": "old@example.com",
+        "api_key": KEY_TEXT,
+        "plan": "pro",
+        "credits_remaining": 7,
+        "total_spent": 5.5,
+        "created_at": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+        **changes,
+    }
+
+
+def test_an_import_is_tried_first_and_done_when_told_to(run: Run, tmp_path: Path, data: Path) -> None:
+    file = tmp_path / "seed.json"
+    file.write_text(json.dumps({"old-1": seed_client()}))
+    before = file.read_bytes()
+    tried = run("import", str(file))
+    assert "7 credits" in tried.err
+    assert "Nothing was changed" in tried.err
+    assert not data.exists()
+    done = run("import", str(file), "--yes")
+    assert "Took over 1 clients." in done.err
+    shown = run("clients", "show", "old-1", "--json").json
+    assert (shown["credits_remaining"], shown["total_spent"]) == (7, 5.5)
+    again = run("import", str(file), "--yes")
+    assert (again.code, "old-1 is in the store already" in again.err) == (78, True)
+    assert KEY_TEXT not in tried.err + done.err + again.err
+    assert file.read_bytes() == before
+    link = tmp_path / "link.json"
+    link.symlink_to(file)
+    assert run("import", str(link)).code == 78
+
+
+def test_exports_hold_every_client_no_key_and_no_formula(run: Run, acme: dict[str, Any]) -> None:
+    run("clients", "create", "--name", "=HYPERLINK(1)", "--email", "b@example.com")
+    rows = list(csv.DictReader(io.StringIO(run("export").out, newline="")))
+    assert [row["name"] for row in rows] == ["Acme", "'=HYPERLINK(1)"]
+    exported = run("export", "--format", "json")
+    assert [each["name"] for each in exported.json] == ["Acme", "=HYPERLINK(1)"]
+    assert acme["api_key"] not in exported.out
+
+
+def test_markup_and_controls_in_a_name_reach_no_terminal(run: Run) -> None:
+    run("clients", "create", "--name", "[red]Acme[/red]", "--email", "a@example.com")
+    assert "[red]Acme[/red]" in run("clients", "list").out
+
+
+def test_verify_is_content_with_a_whole_store(run: Run, acme: dict[str, Any]) -> None:
+    done = run("verify", "--json")
+    assert (done.code, done.json["clients"], done.json["problems"]) == (0, 1, 0)
+    assert re.fullmatch(r"[0-9a-f]{64}", done.json["head"])
+
+
+def test_verify_names_the_first_entry_that_was_tampered_with(
+    run: Run, acme: dict[str, Any], data: Path
+) -> None:
+    run("credits", acme["client_id"], "50", "--reason", "promo")
+    journal = data / "openclaw_clients.journal"
+    journal.write_bytes(journal.read_bytes().replace(b'"reason":"promo"', b'"reason":"bribe"'))
+    done = run("verify")
+    assert done.code == 1
+    assert re.search(r"openclaw_clients\.journal at byte \d+ \(entry \d+\)", done.err)
+    refused = run("repair", "--yes")
+    assert "restore the newest backup" in refused.err
+
+
+def test_a_backup_is_restored_to_an_entry_and_to_a_moment(
+    run: Run, acme: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client_id = acme["client_id"]
+    seq = run("verify", "--json").json["seq"]
+    run("credits", client_id, "50", "--reason", "first")
+    moment = run("audit", "--json").json[0]["time"]
+    run("credits", client_id, "50", "--reason", "second")
+    made = run("backup").out.strip()
+    assert Path(made).parent == data / "backups"
+    assert run("verify", made).code == 0
+    for number, (to, credits) in enumerate((("", 300), (str(seq), 200), (moment, 200))):
+        target = tmp_path / f"restored{number}"
+        assert run("restore", made, str(target), *(["--to", to] if to else [])).code == 0
+        monkeypatch.setenv("OPENCLAW_DATA_DIR", str(target))
+        shown = run("clients", "show", client_id, "--json").json
+        # The batch of a moment is durable a little after the moment that it was asked for.
+        assert shown["credits_remaining"] in ({200, 250} if to == moment else {credits})
+        assert run("verify").code == 0
+        monkeypatch.setenv("OPENCLAW_DATA_DIR", str(data))
+    assert run("restore", made, str(tmp_path / "later"), "--to", "tomorrow").code == 2
+
+
+def test_a_restore_refuses_a_full_directory_and_a_tampered_backup(
+    run: Run, acme: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    made = Path(run("backup", str(tmp_path / "made")).out.strip())
+    before = sorted(path.name for path in data.iterdir())
+    full = run("restore", str(made), str(data))
+    assert (full.code, "is not empty" in full.err) == (78, True)
+    assert sorted(path.name for path in data.iterdir()) == before
+    again = run("backup", str(made))
+    assert (again.code, again.err) == (1, f"{made}: File exists\n")
+    journal = made / "openclaw_clients.journal"
+    whole = journal.read_bytes()
+    for damaged in (whole.replace(b"Acme", b"Evil"), whole[: whole.rindex(b"\n", 0, -1) + 1]):
+        journal.write_bytes(damaged)
+        done = run("restore", str(made), str(tmp_path / "target"))
+        assert done.code == 78
+        assert "Traceback" not in done.err
+        target = tmp_path / "target"
+        assert not target.exists() or not list(target.iterdir())
+
+
+def test_repair_tells_first_and_rebuilds_what_is_derived(run: Run, acme: dict[str, Any], data: Path) -> None:
+    assert "All files are as they were written." in run("repair").err
+    checkpoint = data / "openclaw_clients.checkpoint"
+    assert checkpoint.exists()
+    checkpoint.write_bytes(b"garbage\n")
+    assert run("clients", "list").code == 78
+    assert "Nothing was changed" in run("repair").err
+    assert run("repair", "--yes").code == 0
+    assert run("clients", "show", acme["client_id"], "--json").json["credits_remaining"] == 200
+
+
+def edit(data: Path, client_id: str, **changes: Any) -> None:
+    file = data / "openclaw_clients.json"
+    clients = json.loads(file.read_text())
+    clients[client_id] |= changes
+    file.write_text(json.dumps(clients))
+
+
+def test_an_edited_clients_file_is_adopted_or_discarded(run: Run, acme: dict[str, Any], data: Path) -> None:
+    client_id = acme["client_id"]
+    edit(data, client_id, credits_remaining=260, name="Acme & Sons")
+    refused = run("clients", "list")
+    assert (refused.code, "credits_remaining" in refused.err) == (78, True)
+    assert "+60 credits" in run("adopt").err
+    shown = run("clients", "show", client_id, "--json").json
+    assert (shown["credits_remaining"], shown["name"]) == (260, "Acme & Sons")
+    assert {"adopt"} < {each["actor"] for each in run("audit", "--json").json}
+    edit(data, client_id, credits_remaining=999, api_key="x")
+    assert run("discard").code == 0
+    assert run("clients", "show", client_id, "--json").json["credits_remaining"] == 260
+    assert run("verify").code == 0
+    assert len(list(data.glob("openclaw_clients.json.foreign-*"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["not json", "[]", '{"nobody": {}}', '{"ID": {"credits_remaining": -5}}'])
+def test_an_edit_that_cannot_be_is_not_adopted(
+    run: Run, acme: dict[str, Any], data: Path, damage: str
+) -> None:
+    (data / "openclaw_clients.json").write_text(damage.replace("ID", acme["client_id"]))
+    done = run("adopt")
+    assert "Traceback" not in done.err
+    assert re.search("nothing was adopted|left out|not adopted", done.err)
+    assert run("clients", "show", acme["client_id"], "--json").json["credits_remaining"] == 200
+
+
+def test_doctor_says_what_is_wrong_in_sentences(
+    run: Run, acme: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("doctor").err == "All is well.\n"
+    monkeypatch.setenv("OPENCLAW_ADMIN_TOKEN", "canary-short")
+    monkeypatch.setenv("OPENCLAW_DATA_DIRR", "x")
+    done = run("doctor")
+    assert done.code == 1
+    assert "OPENCLAW_ADMIN_TOKEN is published, or shorter" in done.err
+    assert "did you mean OPENCLAW_DATA_DIR?" in done.err
+    assert "canary" not in done.err
+    monkeypatch.setenv("OPENCLAW_PORT", "many")
+    assert "OPENCLAW_PORT is wrong" in run("doctor").err
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[tuple[Any, Callable[..., subprocess.CompletedProcess[str]]]]:
+    """A running gateway, and the command line as a process of its own on the same store."""
+    with served(tmp_path) as running:
+
+        def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "openclaw_billing", *arguments],
+                env={**running.environment, "PYTHONPATH": str(ROOT)},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+
+        yield running, command
+
+
+def test_commands_work_while_a_gateway_runs_on_the_same_store(beside: Any, tmp_path: Path) -> None:
+    running, command = beside
+    create = ("clients", "create", "--name", "Acme", "--email", "a@example.com", "--json")
+    made = json.loads(command(*create).stdout)
+    key = {"X-Client-Key": made["api_key"]}
+    assert httpx.get(f"{running.base}/api/billing/usage", headers=key).json()["credits_remaining"] == 5
+    command("credits", made["client_id"], "50", "--reason", "promo")
+    job = {"project_name": "Build", "description": "x", "task_type": "other"}
+    assert httpx.post(f"{running.base}/api/intake", headers=key, json=job).json()["credits_remaining"] == 54
+    backup = command("backup", str(tmp_path / "made"))
+    assert backup.returncode == 0, backup.stderr
+    assert command("verify", "--json").returncode == 0
+    assert command("keys", "revoke", made["client_id"], made["key_id"]).returncode == 0
+    assert httpx.get(f"{running.base}/api/billing/usage", headers=key).status_code == 401
+    nobody = command("clients", "show", "nobody")
+    assert (nobody.returncode, nobody.stderr, nobody.stdout) == (1, "Refused: Client not found\n", "")
