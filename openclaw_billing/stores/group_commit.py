@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -50,7 +51,7 @@ class Ticket:
             log.exception("The answer of %s could not be delivered", self.name)
 
 
-class GroupCommit:
+class GroupCommit(ABC):
     """The queue, the turn and the writer's thread. A store says how a batch is made durable."""
 
     def __init__(self) -> None:
@@ -61,12 +62,12 @@ class GroupCommit:
         self._writer: threading.Thread | None = None
         self._stopped = False
 
+    @abstractmethod
     def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
         """Run the tickets and make them durable; give each its answer or its error. Never raises.
 
         What it answers is called once nobody waits for the batch any more.
         """
-        raise NotImplementedError
 
     def idle(self) -> None:
         """Called in the writer's thread when nothing has waited for `idle_seconds`. Never raises."""
