@@ -69,7 +69,7 @@ class GroupCommit(ABC):
         What it answers is called once nobody waits for the batch any more.
         """
 
-    def idle(self) -> None:
+    def idle(self) -> None:  # noqa: B027 - a store need not do anything when nothing waits
         """Called in the writer's thread when nothing has waited for `idle_seconds`. Never raises."""
 
     def idle_seconds(self) -> float | None:
