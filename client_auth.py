@@ -35,6 +35,7 @@ from openclaw_billing.web.admin_jobs import admin_job_routes
 from openclaw_billing.web.admin_keys import admin_key_routes
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, key_of
 from openclaw_billing.web.billing import billing_routes
+from openclaw_billing.web.payments import payment_routes
 
 __all__ = [
     "AdminActor",
@@ -98,6 +99,7 @@ def create_router(runtime: Runtime) -> APIRouter:
     whole = APIRouter(lifespan=lifespan)
     for routes in (
         billing_routes,
+        payment_routes,
         admin_client_routes,
         admin_key_routes,
         admin_history_routes,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -778,6 +780,74 @@ async def test_a_published_token_disables_the_admin_api_only(
     answer = await http.get("/api/admin/clients", headers={"X-Auth-Token": "admin-token-secret"})
     assert (answer.status_code, answer.json()["code"]) == (503, "admin_disabled")
     assert (await http.get("/api/billing/plans")).status_code == 200
+
+
+# Paying
+
+
+async def test_checkout_in_mock_mode_answers_an_address_and_changes_nothing(http: httpx.AsyncClient) -> None:
+    client = await create(http)
+    by_query = await http.post("/api/billing/checkout?plan=starter", headers=key(client))
+    by_body = await http.post("/api/billing/checkout", headers=key(client), json={"plan": "pro"})
+    for answer, plan, price in ((by_query, "starter", 49.0), (by_body, "pro", 199.0)):
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert (body["plan_id"], body["price"], body["mock"]) == (plan, price, True)
+        assert body["checkout_url"].startswith("https://checkout.stripe.com/mock?session_id=cs_test_")
+    assert (await usage(http, client))["plan"] == "free"
+
+
+@pytest.mark.parametrize(
+    ("plan", "code"),
+    [("enterprise", "contact_sales"), ("free", "free_needs_no_checkout"), ("golden", "unknown_plan")],
+)
+async def test_a_checkout_that_cannot_be_is_400(http: httpx.AsyncClient, plan: str, code: str) -> None:
+    client = await create(http)
+    answer = await http.post(f"/api/billing/checkout?plan={plan}", headers=key(client))
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert (await http.post("/api/billing/checkout?plan=pro")).status_code == 401
+
+
+async def test_events_are_refused_until_a_secret_is_set(http: httpx.AsyncClient) -> None:
+    assert (await http.post("/api/billing/webhook", content=b"{}")).status_code == 503
+
+
+async def test_only_signed_events_are_taken_in_and_each_once(
+    http: httpx.AsyncClient, tmp_path: Path, clock: ManualClock
+) -> None:
+    settings = load_settings(
+        data_dir=tmp_path / "data", admin_token=TOKEN, stripe_webhook_secret="whsec_old,whsec_new"
+    )
+    client_auth.runtime.reconfigure(settings, clock=clock)
+    raw = b'{"id": "evt_1", "object": "event", "type": "invoice.paid"}'
+
+    def signed(secret: str, seconds: int = 0, body: bytes = raw) -> dict[str, str]:
+        at = str(int(clock.now().timestamp()) + seconds)
+        mark = hmac.new(secret.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
+        return {"Stripe-Signature": f"t={at},v1=00,v1={mark}"}
+
+    outcomes = []
+    for _ in range(2):
+        answer = await http.post("/api/billing/webhook", content=raw, headers=signed("whsec_new"))
+        assert answer.status_code == 200
+        outcomes.append(answer.json()["outcome"])
+    assert outcomes == ["ignored", "duplicate"]
+    refused = [
+        {},
+        signed(""),
+        signed("whsec_other"),
+        signed("whsec_new", -301),
+        signed("whsec_new", 301),
+        {"Stripe-Signature": b"t=x,v1=\xff"},
+        {"Stripe-Signature": "v1=" + "0" * 5000},
+        signed("whsec_new", body=b"other"),
+    ]
+    for headers in refused:
+        answer = await http.post("/api/billing/webhook", content=raw, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_signature")
+    for body in (b"[1]", b"null", b"{", b"\xff", b"[" * 9000, b'{"object": "event", "id": 7, "type": "x"}'):
+        answer = await http.post("/api/billing/webhook", content=body, headers=signed("whsec_new", body=body))
+        assert answer.status_code == 400
 
 
 # In a host of somebody else's

@@ -261,7 +261,8 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-OPEN = {"/health", "/ready", "/metrics", "/api/billing/plans"}
+# Stripe has no key of ours: its events are let in by their signature.
+OPEN = {"/health", "/ready", "/metrics", "/api/billing/plans", "/api/billing/webhook"}
 JOB = {"project_name": "Build", "description": "A feature", "task_type": "other"}
 
 
@@ -329,8 +330,6 @@ async def test_no_content_type_is_an_error_of_ours(
     given = dict(headers) if content_type is None else {**headers, "Content-Type": content_type}
     raw = [(name.encode(), value.encode("latin-1")) for name, value in given.items()]
     answer = await http.post("/api/intake", headers=raw, content=json.dumps(JOB))
-    if answer.status_code == 500:
-        pytest.xfail("DirectRoute.handle takes its short way for what is not JSON")
     accepted = bool(headers) and (content_type or "").startswith("application/json")
     assert (answer.status_code == 200) if accepted else (answer.status_code in (400, 401, 415, 422))
 
@@ -341,6 +340,4 @@ async def test_overridden_dependencies_of_a_host_are_used(tmp_path: Path) -> Non
     _, status, body = await ask(
         app, "/api/intake", method="POST", headers={"Content-Type": "application/json"}
     )
-    if status == 500:
-        pytest.xfail("DirectRoute.handle takes its short way in spite of overrides")
     assert status == 400, body

@@ -38,17 +38,26 @@ class DirectRoute(BillingRoute):
             return await plan.call(request, status)
 
         async def answer(request: Request) -> Response:
-            provider = self.dependency_overrides_provider
-            if (provider is not None and provider.dependency_overrides) or not _is_json(request):
+            if not self.is_plain(request.scope):
                 return await general(request)
             return await self.answer(request, straight)
 
         self._answer = answer
         return answer
 
+    def is_plain(self, scope: Scope) -> bool:
+        """Whether the request needs nothing of what the application prepares for FastAPI's own way."""
+        provider = self.dependency_overrides_provider
+        if scope["method"] not in (self.methods or ()):
+            return False
+        if provider is not None and provider.dependency_overrides:
+            return False
+        types = [value for name, value in scope["headers"] if name == b"content-type"]
+        return types == [_JSON]
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer at once: every error has its answer already, and nothing was opened that must be closed."""
-        if scope["method"] in (self.methods or ()):
+        if self.is_plain(scope):
             response = await self._answer(Request(scope, receive))
             await response(scope, receive, send)
             return
@@ -106,11 +115,3 @@ class Plan:
             assert isinstance(hint, type), f"{name} is none of what a direct route takes"
             assert issubclass(hint, BaseModel), f"{name} is none of what a direct route takes"
             self._body, self._model = name, hint
-
-
-def _is_json(request: Request) -> bool:
-    """Whether the body says that it is JSON; what it says otherwise is FastAPI's to judge."""
-    for name, value in request.scope["headers"]:
-        if name == b"content-type":
-            return bool(value == _JSON or value.startswith(_JSON + b";"))
-    return False

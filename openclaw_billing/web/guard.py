@@ -42,7 +42,7 @@ class Guard:
             own = self._own or self._look()
             # Every job comes by here: the application would only look the same route up again.
             direct = own.direct(scope["method"], path)
-            if direct is not None and self._is_plain(scope):
+            if direct is not None and direct.is_plain(scope):
                 scope["app"] = self._routes_of
                 await direct.handle(scope, receive, send)
                 return
@@ -64,11 +64,6 @@ class Guard:
         # Not before the first request: until then the host may still be adding routes.
         self._own = OwnPaths(self._routes_of)
         return self._own
-
-    def _is_plain(self, scope: Scope) -> bool:
-        """Whether the request needs nothing of what the application prepares for FastAPI's own way."""
-        types = [value for name, value in scope["headers"] if name == b"content-type"]
-        return types == [b"application/json"] and not getattr(self._routes_of, "dependency_overrides", None)
 
     def _is_admin(self, scope: Scope) -> bool:
         if not self._runtime.admin_enabled:
