@@ -114,7 +114,9 @@ async def test_a_job_on_enterprise_is_an_entry_and_no_credit(
     assert ("credits_charged_total", "") not in found
 
 
-async def test_nothing_of_a_strangers_becomes_a_label(http: httpx.AsyncClient) -> None:
+async def test_nothing_of_a_strangers_becomes_a_label(
+    http: httpx.AsyncClient, grown: Callable[[], Awaitable[Counts]]
+) -> None:
     canary = "canary"
     for method in ("GET", "POST", "CANARY"):
         for path in (
@@ -133,7 +135,9 @@ async def test_nothing_of_a_strangers_becomes_a_label(http: httpx.AsyncClient) -
         "kind": {each.value for each in EntryKind},
         "reason": {"invalid_key", "invalid_token", "quota_exceeded", "payment_overdue", "rate_limited"},
     }
-    for name, value in re.findall(r'[{,](\w+)="([^"]*)"', "\n".join(re.findall("^openclaw.*$", text, re.M))):
+    labels = ",".join(each for _, each in await grown())
+    assert "operation=" in labels
+    for name, value in re.findall(r'(\w+)="([^"]*)"', labels):
         if name in closed:
             assert value in closed[name]
         else:
