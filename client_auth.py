@@ -4,16 +4,14 @@
 
     app.include_router(router)
 
-The seed's helpers are plain functions: inside an `async def` they make the event loop wait for the disk,
-as they must before they may answer. Where that matters, `async with job_credit(…)` and the dependencies
-`CurrentClient`, `OptionalClient` and `require_credits` await it. Nothing is opened before first use.
+The plain helpers make an `async def` wait for the disk, as they must before they may answer; where that
+matters, use `async with job_credit(…)` and the dependencies. Nothing is opened before first use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -27,7 +25,7 @@ from openclaw_billing import ledger, usage
 from openclaw_billing.audit import Actor
 from openclaw_billing.errors import BillingError, NotFound, PaymentOverdue, QuotaExceeded, Unprocessable
 from openclaw_billing.metrics import StoreMetrics
-from openclaw_billing.records import RESERVATION_LIFE_DEFAULT, Client, Reservation, ReservationState
+from openclaw_billing.records import Client, Reservation, ReservationState
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.admin_clients import admin_client_routes
 from openclaw_billing.web.admin_history import admin_history_routes
@@ -87,10 +85,7 @@ def create_router(runtime: Runtime) -> APIRouter:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(runtime.open)
-        # What was loaded stays: a collector that walks it again and again holds up every request.
-        gc.collect()
-        gc.freeze()
+        await asyncio.to_thread(runtime.warm)
         try:
             yield
         finally:
@@ -167,14 +162,16 @@ def log_client_cost(client_id: str, cost: float | Decimal | str, job_id: str | N
 
 
 def reserve_job_credit(
-    client_id: str, job_id: str, *, credits: int = 1, life: timedelta = RESERVATION_LIFE_DEFAULT
+    client_id: str, job_id: str, *, credits: int = 1, life: timedelta | None = None
 ) -> Reservation:
-    """Set credits aside for a job, to be captured or released before `life` is over.
+    """Set credits aside for a job, to be captured or released before `life` (a setting, 15 minutes) is over.
 
     Raises:
         QuotaExceeded, PaymentOverdue, NotFound: nothing was set aside.
     """
-    return runtime.write_and_wait(ledger.reserve, client_id, job_id=job_id, credits=credits, life=life)
+    return runtime.write_and_wait(
+        ledger.reserve, client_id, job_id=job_id, credits=credits, life=life or _life()
+    )
 
 
 def capture_job_credit(client_id: str, job_id: str) -> Reservation:
@@ -217,7 +214,9 @@ class JobCredit:
 
     async def __aenter__(self) -> JobCredit:
         reserving = asyncio.ensure_future(
-            runtime.write(ledger.reserve, self.client_id, job_id=self.job_id, credits=self.credits)
+            runtime.write(
+                ledger.reserve, self.client_id, job_id=self.job_id, credits=self.credits, life=_life()
+            )
         )
         try:
             reserved = await asyncio.shield(reserving)
@@ -267,6 +266,10 @@ def require_credits(credits: int = 1) -> Callable[[Request, Client], Awaitable[C
         return client
 
     return dependency
+
+
+def _life() -> timedelta:
+    return timedelta(minutes=runtime.settings.reservation_minutes)
 
 
 def _id_of(client: ClientRecord | Client | str) -> str:

@@ -68,6 +68,20 @@ class IntakeResponse(Output):
     credits_remaining: int | None
 
 
+class Submitter(OptionalClientKey):
+    """Who may submit: a client by its key or, where there is none, an admin by the token."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self._admin = AdminToken(runtime)
+
+    async def __call__(self, request: Request) -> Client | Actor:  # type: ignore[override]
+        caller = self.identify(request) or self._admin.identify(request)
+        if caller is None:
+            raise KeyRejected
+        return caller
+
+
 def create_intake_router(runtime: Runtime) -> APIRouter:
     """The routes of `/api/intake` and `/api/jobs` on that runtime."""
     router = APIRouter(route_class=BillingRoute, tags=["intake"])
@@ -78,21 +92,17 @@ def create_intake_router(runtime: Runtime) -> APIRouter:
 
 
 def _submitting(router: APIRouter, runtime: Runtime) -> None:
-    optional_key, admin = OptionalClientKey(runtime), AdminToken(runtime)
+    submitter = Submitter(runtime)
 
     async def submit_intake(
         body: IntakeRequest,
         request: Request,
         response: Response,
-        client: Client | None = Depends(optional_key),
+        caller: Client | Actor = Depends(submitter),
     ) -> IntakeResponse:
         """Costs one credit. Without a client key it takes an admin token, and the job is not billed."""
-        actor: Actor | None = None
-        if client is None:
-            actor = admin.identify(request)
-            if actor is None:
-                raise KeyRejected
-        client_id = None if client is None else client.client_id
+        client_id = caller.client_id if isinstance(caller, Client) else None
+        actor = caller if isinstance(caller, Actor) else None
         job = _job(client_id, body, runtime.now())
         asked = asked_of(request, client_id or "admin", body)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import hmac
 import logging
@@ -94,6 +95,13 @@ class Runtime:
             if self._store is None:
                 self._store = self._open_everything()
             return self._store
+
+    def warm(self) -> None:
+        """Open, to serve for long."""
+        self.open()
+        # What was loaded stays: a collector that walks it again and again would hold up every request.
+        gc.collect()
+        gc.freeze()
 
     def reconfigure(
         self, settings: Settings | None = None, *, store: Store | None = None, clock: Clock | None = None

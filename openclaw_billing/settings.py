@@ -116,12 +116,6 @@ class Settings(BaseSettings):
         False,
         "Whether ?token= is accepted; addresses end up in logs, so better not.",
     )
-    body_bytes_max: int = _setting(
-        "OPENCLAW_BODY_BYTES_MAX", 65536, "The largest request body, in bytes.", ge=1024, le=16 * 1024 * 1024
-    )
-    body_seconds_max: Seconds = _setting(
-        "OPENCLAW_BODY_SECONDS_MAX", 10.0, "How long a request body may take to arrive."
-    )
     log_format: Literal["text", "json"] = _setting(
         "OPENCLAW_LOG_FORMAT", "text", "One line a fact: `text` or `json`."
     )

@@ -93,7 +93,7 @@ def test_settings_do_not_change() -> None:
         ("OPENCLAW_PORT", "70000"),
         ("OPENCLAW_WORKERS", "many"),
         ("OPENCLAW_RESERVATION_MINUTES", "1441"),
-        ("OPENCLAW_BODY_SECONDS_MAX", "nan"),
+        ("OPENCLAW_LOCK_SECONDS_MAX", "nan"),
         ("OPENCLAW_LOCK_SECONDS_MAX", "inf"),
         ("OPENCLAW_KEY_FORMAT", "jwt"),
         ("OPENCLAW_LOG_LEVEL", "LOUD"),
