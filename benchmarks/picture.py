@@ -16,7 +16,7 @@ from benchmarks.results import YARDSTICK, Group, Setting, Spread, ratios, spread
 
 PANEL_WIDTH = 460
 PANEL_HEIGHT = 320
-LEFT, TOP, RIGHT, BOTTOM = 62, 64, 112, 48
+LEFT, TOP, RIGHT, BOTTOM = 62, 64, 148, 48
 LABEL_GAP = 15
 COLOURS = {
     "bare": "#7a7f87",
@@ -111,7 +111,7 @@ def _panel(title: str, lines: dict[str, list[Point]], points: list[Point], left:
     parts.append(_text(left + PANEL_WIDTH / 2, bottom + 38, "clients", "middle"))
     for subject, line in lines.items():
         parts += _line(subject, line, across, up)
-    return parts + _labels(lines, left + PANEL_WIDTH, across, up)
+    return parts + _labels(lines, across, up)
 
 
 def _line(subject: str, line: list[Point], across: Scale, up: Scale) -> list[str]:
@@ -131,8 +131,8 @@ def _line(subject: str, line: list[Point], across: Scale, up: Scale) -> list[str
     return parts
 
 
-def _labels(lines: dict[str, list[Point]], right: float, across: Scale, up: Scale) -> list[str]:
-    """Names at the right edge in the order of the lines' ends, moved apart where they would overlap."""
+def _labels(lines: dict[str, list[Point]], across: Scale, up: Scale) -> list[str]:
+    """Names beside the ends of the lines, moved apart where they would overlap."""
     ends = sorted((up.at(line[-1].cost.median), subject, line[-1]) for subject, line in lines.items())
     parts: list[str] = []
     lowest = 0.0
@@ -141,7 +141,9 @@ def _labels(lines: dict[str, list[Point]], right: float, across: Scale, up: Scal
         lowest = y
         colour = COLOURS.get(subject, "#57606a")
         label = f"{escape(subject)} {point.cost.median:,.3g}"
-        parts.append(f'<text x="{right + 8}" y="{y:.1f}" style="fill: {colour}">{label}</text>')
+        parts.append(
+            f'<text x="{across.at(point.clients) + 8:.1f}" y="{y:.1f}" style="fill: {colour}">{label}</text>'
+        )
     return parts
 
 
