@@ -27,6 +27,7 @@ from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.json_create import BACKUP
 from openclaw_billing.stores.json_store import JsonStore
+from openclaw_billing.stores.postgres import PostgresStore
 
 T = TypeVar("T")
 
@@ -201,6 +202,8 @@ class Runtime:
 
     def _make_store(self) -> Store:
         settings = self.settings
+        if settings.database_url is not None:
+            return PostgresStore(settings.database_url.get_secret_value(), observer=self._observer)
         chain_key = settings.chain_key
         return JsonStore(
             settings.data_dir,
@@ -220,6 +223,9 @@ class Runtime:
         if given is not None:
             newest_first = [text.strip() for text in given.get_secret_value().split(",") if text.strip()]
             return newest_first[::-1]
+        if self.settings.database_url is not None:
+            # A file of one machine would be no use to the others.
+            raise BadSettings("OPENCLAW_DATABASE_URL needs OPENCLAW_KEY_PEPPER, the same on every machine")
         directory.open()
         return [directory.secret("pepper", secrets.token_hex(32))[0]]
 

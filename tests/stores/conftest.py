@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from openclaw_billing.contracts import Store
 from openclaw_billing.stores.json_store import JsonStore
 from openclaw_billing.stores.memory import MemoryStore
+from openclaw_billing.stores.postgres import PostgresStore
+from tests.stores import postgres_server
 
 
 @dataclass
@@ -59,9 +62,38 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         store.close()
 
 
-@pytest.fixture(params=["memory", "json"])
+@pytest.fixture(scope="session")
+def postgres_address() -> Iterator[str]:
+    """A PostgreSQL to test with; without one, what needs it is skipped and says how to get one."""
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(postgres_server.address())
+        except postgres_server.NoServer as reason:
+            pytest.skip(str(reason))
+        yield address
+
+
+@pytest.fixture
+def postgres_url(postgres_address: str) -> Iterator[str]:
+    """A migrated schema of this test's own."""
+    with postgres_server.schema(postgres_address) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_records(postgres_url: str) -> str:
+    """The same for records that belong to nobody: the suite of the contract tests stores, not rules."""
+    postgres_server.drop_foreign_keys(postgres_url)
+    return postgres_url
+
+
+@pytest.fixture(params=["memory", "json", "postgres"])
 def store(request: pytest.FixtureRequest, shop: Shop) -> Iterator[Store]:
-    store: Store = MemoryStore() if request.param == "memory" else shop.make()
+    store: Store
+    if request.param == "postgres":
+        store = PostgresStore(request.getfixturevalue("postgres_records"))
+    else:
+        store = MemoryStore() if request.param == "memory" else shop.make()
     store.open()
     yield store
     store.close()

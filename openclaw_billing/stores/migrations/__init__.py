@@ -1,0 +1,1 @@
+"""Migrations of the PostgreSQL store: what each one does stands in the `.sql` file of its number."""

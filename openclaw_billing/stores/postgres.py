@@ -1,0 +1,274 @@
+"""The PostgreSQL store: for several gateways, on one machine or many, that share one database.
+
+Each gateway commits what waits in it as one transaction; the rows that an operation reads are locked until
+then, so what it decided upon is still true when it becomes durable. How is told in `postgres_batch.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
+from openclaw_billing.errors import StartupError, StorageUnavailable
+from openclaw_billing.records import AuditEntry, LedgerEntry
+from openclaw_billing.stores.group_commit import GroupCommit, Ticket
+from openclaw_billing.stores.memory import observed
+from openclaw_billing.stores.postgres_batch import Appeared, InDoubt, Run, Wish, announced
+from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line
+from openclaw_billing.stores.postgres_schema import check_version
+from openclaw_billing.stores.postgres_sql import sql
+from openclaw_billing.stores.postgres_view import Kept, PostgresView, history_page
+from openclaw_billing.stores.tables import Layer
+
+log = logging.getLogger(__name__)
+
+RETRIES_MAX = 3
+DOUBT_SECONDS_MAX = 2.0
+"""How long the callers of a batch whose commit nobody answered wait to hear whether it came about."""
+
+# Serialization failure, deadlock, lock not available; and a unique value that another wrote first.
+CONTENDED = frozenset({"40001", "40P01", "55P03", "23505"})
+# Out of resources, an operator's or a time limit's doing, a standby, failures of the system itself.
+UNAVAILABLE = ("53", "57", "58", "25006", "08", "XX")
+
+Changed = list[tuple[Ticket, Layer]]
+
+_INHERITED: list[Line] = []
+
+
+class RecordRefused(Exception):
+    """The database's own rules refused what an operation wrote: the operation has a fault."""
+
+
+class PostgresStore(GroupCommit):
+    """See `contracts.Store`."""
+
+    def __init__(self, url: str, *, observer: StoreObserver | None = None) -> None:
+        super().__init__()
+        driver()
+        self.url = url
+        self._observer = observer
+        self._kept = Kept()
+        self._line = Line(url, self._kept.hear)
+        self.view = PostgresView(self._line, self._kept)
+        self._version = self._folding = ""
+        self._last_batch = ""
+        self._doubts: list[tuple[str, Changed]] = []
+        self._opened = False
+        _survive_forks(self)
+
+    # Reading
+
+    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
+        return history_page(self._line, "ledger", LedgerEntry, query)
+
+    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
+        return history_page(self._line, "audit", AuditEntry, query)
+
+    def health(self) -> Health:
+        reason = self._line.away
+        return Health(writable=not reason, reason=reason, details={"schema": self._version})
+
+    # Opening and closing
+
+    def open(self) -> None:
+        if self._opened:
+            return
+        psycopg = driver()
+        try:
+            with connect(self.url) as connection:
+                self._version = check_version(connection)
+                [schema] = connection.execute("SELECT current_schema()").fetchone()
+                folding = connection.execute(sql("folding")).fetchone()
+                connection.execute(sql("old batches"))
+        except psycopg.Error as error:
+            raise StartupError(f"The database cannot be used: {first_line(error)}") from error
+        self._folding = "" if folding is None else folding[0]
+        self.view.fold_with(self._folding)
+        self._line.open(f"openclaw_billing_{schema}")
+        self._opened = True
+        self.resume()
+
+    def close(self) -> None:
+        if not self._opened:
+            return
+        self.drain()
+        # Whoever still holds the turn is using the connection.
+        with self._turn:
+            self._opened = False
+            self._line.close()
+            self._kept.hear(None)
+
+    # Writing
+
+    def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
+        begun = time.perf_counter()
+        try:
+            self._settle_doubts()
+            changed = self._commit(tickets)
+        except StorageUnavailable as error:
+            self._refuse(tickets, first_line(error.__cause__ or error))
+            return None
+        except BaseException:
+            # Nobody knows what state its transaction is in.
+            self._line.drop_writer()
+            raise
+        seconds = time.perf_counter() - begun
+        return partial(observed, self._observer, len(tickets), seconds, changed)
+
+    def _commit(self, tickets: list[Ticket]) -> Changed:
+        """Run the tickets in one transaction; what changed.
+
+        Raises:
+            StorageUnavailable
+        """
+        psycopg = driver()
+        known: set[Wish] = set()
+        for attempt in range(1 + RETRIES_MAX):
+            if attempt:
+                time.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311 - no secret
+            connection = self._line.writer()
+            run = Run(connection, tickets)
+            try:
+                run.go(known)
+                return self._finish(run)
+            except (psycopg.Error, Appeared, ValueError, TypeError) as error:
+                known = run.reads.known
+                if not self._may_retry(connection, error):
+                    return self._one_by_one(tickets, error)
+        return self._one_by_one(tickets, None)
+
+    def _finish(self, run: Run) -> Changed:
+        if not run.changed:
+            run.end()
+            return []
+        batch_id = secrets.token_hex(16)
+        try:
+            run.commit(batch_id, self._last_batch, self._line.channel)
+        except InDoubt as doubt:
+            self._line.drop_writer()
+            if not self._came_about(batch_id, doubt):
+                raise Appeared from doubt
+        self._last_batch = batch_id
+        for word in announced(run.batch):
+            # Here at once, elsewhere when the word arrives.
+            self._kept.hear(word)
+        return run.changed
+
+    def _may_retry(self, connection: Any, error: Exception) -> bool:
+        """End the failed attempt; whether another may succeed.
+
+        Raises:
+            StorageUnavailable: none can.
+        """
+        psycopg = driver()
+        if connection.closed:
+            self._line.drop_writer()
+            return True
+        state = getattr(error, "sqlstate", None) or ""
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._line.drop_writer()
+        if state.startswith(UNAVAILABLE):
+            raise StorageUnavailable from error
+        return isinstance(error, Appeared) or state in CONTENDED
+
+    def _one_by_one(self, tickets: list[Ticket], error: Exception | None) -> Changed:
+        """One of the operations is at fault, or in the way: the others shall not suffer for it."""
+        if len(tickets) > 1:
+            return [each for ticket in tickets for each in self._alone(ticket)]
+        if error is None:
+            raise StorageUnavailable
+        [ticket] = tickets
+        log.error("The database refused what %s wrote: %s", ticket.name, first_line(error))
+        refused = RecordRefused(first_line(error))
+        refused.__cause__ = error
+        ticket.answer, ticket.error = None, refused
+        return []
+
+    def _alone(self, ticket: Ticket) -> Changed:
+        try:
+            return self._commit([ticket])
+        except StorageUnavailable as error:
+            self._refuse([ticket], first_line(error.__cause__ or error))
+            return []
+
+    def _refuse(self, tickets: list[Ticket], reason: str) -> None:
+        log.error("A batch of %d was refused: %s", len(tickets), reason)
+        for ticket in tickets:
+            ticket.answer, ticket.error = None, StorageUnavailable()
+        if self._observer is not None:
+            self._observer.failed(reason)
+
+    # Doubt
+
+    def _came_about(self, batch_id: str, doubt: InDoubt) -> bool:
+        """Whether a commit that nobody answered came about; if not, it never will.
+
+        Raises:
+            StorageUnavailable: the database stays away. It is asked again before the next batch.
+        """
+        deadline = time.monotonic() + DOUBT_SECONDS_MAX
+        while time.monotonic() < deadline:
+            try:
+                with connect(self.url) as connection:
+                    return self._fence(connection, batch_id)
+            except driver().Error as error:
+                log.warning("Whether a batch was committed cannot be known yet: %s", first_line(error))
+                time.sleep(0.05)
+        self._doubts.append((batch_id, doubt.changed))
+        raise StorageUnavailable from doubt
+
+    def _fence(self, connection: Any, batch_id: str) -> bool:
+        # Waits for a transaction that is still at work on the server, and bars one that is not there yet.
+        barred = connection.execute(sql("fence"), {"batch_id": batch_id}).fetchone()
+        log.warning("A batch in doubt %s committed", "was not" if barred else "was")
+        return barred is None
+
+    def _settle_doubts(self) -> None:
+        """Find out about batches whose callers could not be told. Their ids keep what they did single."""
+        while self._doubts:
+            batch_id, changed = self._doubts[0]
+            try:
+                came = self._fence(self._line.writer(), batch_id)
+            except driver().Error as error:
+                self._line.drop_writer()
+                raise StorageUnavailable from error
+            self._doubts.pop(0)
+            if came:
+                self._kept.hear(None)
+                observed(self._observer, len(changed), 0.0, changed)
+
+    # Forking
+
+    def after_fork_in_child(self) -> None:
+        """The connections and threads are the parent's."""
+        inherited, self._kept = self._line, Kept()
+        # Kept alive: what closes it here would close it there.
+        _INHERITED.append(inherited)
+        self.forget_threads()
+        self._doubts = []
+        self._line = Line(self.url, self._kept.hear)
+        self.view = PostgresView(self._line, self._kept)
+        self.view.fold_with(self._folding)
+        if self._opened:
+            self._line.open(inherited.channel)
+
+
+def _survive_forks(store: PostgresStore) -> None:
+    known = weakref.ref(store)
+
+    def in_child() -> None:
+        if (alive := known()) is not None:
+            alive.after_fork_in_child()
+
+    os.register_at_fork(after_in_child=in_child)

@@ -1,0 +1,209 @@
+"""Reading PostgreSQL outside of transactions: the durable state, and clients and keys kept for a moment.
+
+A kept row is forgotten when another gateway says that it changed it, and after a second in any case: so a
+revocation is known everywhere within a second, even where the word of it was lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from openclaw_billing.contracts import E, HistoryPage, HistoryQuery, Page, Query
+from openclaw_billing.stores.postgres_batch import ANNOUNCED, EVERYTHING, keepable
+from openclaw_billing.stores.postgres_line import Line
+from openclaw_billing.stores.postgres_sql import columns_of, filled, quoted_name, record_of, sql, unpacked
+from openclaw_billing.stores.schema import TABLES, TableSpec
+from openclaw_billing.stores.tables import oldest_first
+
+R = TypeVar("R")
+
+AGE_SECONDS_MAX = 1.0
+KEPT_MAX = 50_000
+WALKED_AT_ONCE = 5_000
+
+
+class Kept:
+    """Rows of a few tables, none older than a second."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._guard = threading.Lock()
+        self._changes = 0
+
+    def get(self, name: str, key: str) -> Any:
+        found = self._rows.get((name, key))
+        if found is None or time.monotonic() - found[0] > AGE_SECONDS_MAX:
+            return None
+        return found[1]
+
+    def changes(self) -> int:
+        """How often rows were forgotten: to be asked before a row is read that shall be kept."""
+        return self._changes
+
+    def keep(self, name: str, key: str, record: Any, read_at: float, changes: int) -> None:
+        """Keep a row, unless what was read may have been forgotten meanwhile."""
+        with self._guard:
+            if changes != self._changes:
+                return
+            self._rows.pop((name, key), None)
+            if len(self._rows) >= KEPT_MAX:
+                # The one that was read longest ago.
+                del self._rows[next(iter(self._rows))]
+            self._rows[name, key] = (read_at, record)
+
+    def hear(self, word: str | None) -> None:
+        """Another gateway's word of a change; None where some may have been missed."""
+        with self._guard:
+            self._changes += 1
+            if word is None or word == EVERYTHING:
+                self._rows.clear()
+                return
+            name, _, key = word.partition(" ")
+            self._rows.pop((name, key), None)
+
+
+class ViewTable(Generic[R]):
+    """See `contracts.Rows`."""
+
+    def __init__(self, spec: TableSpec, line: Line, kept: Kept) -> None:
+        self.spec, self._line, self._kept = spec, line, kept
+        self._moments = any(
+            field.name == spec.newest_by and field.type == "datetime"
+            for field in dataclasses.fields(spec.record)
+        )
+        self.folding = ""
+
+    def get(self, key: str) -> R | None:
+        name = self.spec.name
+        if not keepable(key):
+            return None
+        if name not in ANNOUNCED:
+            return self._read_one(key)
+        found: R | None = self._kept.get(name, key)
+        if found is None:
+            changes, read_at = self._kept.changes(), time.monotonic()
+            found = self._read_one(key)
+            if found is not None:
+                self._kept.keep(name, key, found, read_at, changes)
+        return found
+
+    def by(self, index: str, value: str) -> list[R]:
+        if not keepable(value):
+            return []
+        rows = self._line.read(sql("by", self.spec.name, index), {"value": value})
+        return oldest_first([unpacked(self.spec.name, row) for (row,) in rows], self.spec)
+
+    def page(self, query: Query) -> Page[R]:
+        name = self.spec.name
+        wanted, values = self._wanted(query)
+        [(total,)] = self._line.read(filled("count", name, wanted), values)
+        if query.after is not None:
+            newest, key = quoted_name(self.spec.newest_by), quoted_name(self.spec.primary_key)
+            wanted.append(f"({newest}, {key}) < (%(after_newest)s, %(after_key)s)")
+            values["after_newest"], values["after_key"] = query.after
+        values["limit"] = query.limit + 1
+        rows = self._line.read(filled("page", name, wanted), values)
+        found = [unpacked(name, row) for (row,) in rows]
+        return Page(found[: query.limit], total, len(found) > query.limit)
+
+    def __iter__(self) -> Iterator[R]:
+        after = ""
+        while True:
+            values = {"after": after, "limit": WALKED_AT_ONCE}
+            rows = self._line.read(sql("some", self.spec.name), values)
+            for _, row in rows:
+                yield unpacked(self.spec.name, row)
+            if len(rows) < WALKED_AT_ONCE:
+                return
+            after = rows[-1][0]
+
+    def _read_one(self, key: str) -> R | None:
+        rows = self._line.read(sql("get", self.spec.name), {"key": key})
+        return unpacked(self.spec.name, rows[0][0]) if rows else None
+
+    def _wanted(self, query: Query) -> tuple[list[str], dict[str, Any]]:
+        """The conditions, and their values."""
+        wanted: list[str] = []
+        values: dict[str, Any] = {}
+        for place, (name, value) in enumerate(query.equals.items()):
+            assert name in columns_of(self.spec.name), name
+            if value is None:
+                wanted.append(f"{quoted_name(name)} IS NULL")
+                continue
+            values[f"equals_{place}"] = value if isinstance(value, bool) else str(value)
+            column = "by_client" if name == "client_id" and "client" in self.spec.indexes else name
+            wanted.append(f"{quoted_name(column)} = %(equals_{place})s")
+        if query.text:
+            values["text"] = query.text
+            fold = f" COLLATE {self.folding}" if self.folding else ""
+            each = [
+                f"position(lower(%(text)s::text{fold}) IN lower({quoted_name(name)}{fold})) > 0"
+                for name in query.text_fields
+                if name in columns_of(self.spec.name)
+            ]
+            wanted.append(f"({' OR '.join(each) or 'false'})")
+        if self._moments:
+            wanted += _between(self.spec.newest_by, query, values)
+        return wanted, values
+
+
+class PostgresView:
+    """See `contracts.View`."""
+
+    def __init__(self, line: Line, kept: Kept) -> None:
+        self.tables: dict[str, ViewTable[Any]] = {
+            name: ViewTable(spec, line, kept) for name, spec in TABLES.items()
+        }
+        for name, table in self.tables.items():
+            setattr(self, name, table)
+
+    def fold_with(self, collation: str) -> None:
+        """Compare searched text as this collation folds it."""
+        for table in self.tables.values():
+            table.folding = collation
+
+    clients: ViewTable[Any]
+    accounts: ViewTable[Any]
+    keys: ViewTable[Any]
+    reservations: ViewTable[Any]
+    spent: ViewTable[Any]
+    jobs: ViewTable[Any]
+    recents: ViewTable[Any]
+    facts: ViewTable[Any]
+
+
+def history_page(line: Line, name: str, kind: type[E], query: HistoryQuery) -> HistoryPage[E]:
+    """A page of the ledger or the audit log."""
+    assert record_of(name) is kind
+    wanted, values = [], dict[str, Any]()
+    for each in ("client_id", "actor", "action", "kind"):
+        value = getattr(query, each)
+        if value is None:
+            continue
+        known = each in columns_of(name) and keepable(value)
+        wanted.append(f"{quoted_name(each)} = %({each})s" if known else "false")
+        values[each] = str(value) if known else ""
+    wanted += _between("time", query, values)
+    [(total,)] = line.read(filled("count", name, wanted), values)
+    if query.before is not None:
+        wanted.append("position < %(before)s")
+        values["before"] = query.before
+    values["limit"] = query.limit + 1
+    rows = [row for (row,) in line.read(filled("history", name, wanted), values)]
+    positions = [row.pop("position") for row in rows]
+    entries = [unpacked(name, row) for row in rows[: query.limit]]
+    return HistoryPage(entries, positions[: query.limit], total, len(rows) > query.limit)
+
+
+def _between(column: str, query: Query | HistoryQuery, values: dict[str, Any]) -> list[str]:
+    wanted = []
+    for name, comparison in (("since", ">="), ("until", "<")):
+        moment = getattr(query, name)
+        if moment is not None:
+            wanted.append(f"{quoted_name(column)} {comparison} %({name})s")
+            values[name] = moment
+    return wanted

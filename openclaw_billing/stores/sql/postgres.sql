@@ -1,0 +1,91 @@
+-- Named blocks; {…} is filled in for each table by postgres_sql.py, %(…)s for each statement.
+
+-- name: get
+SELECT row_to_json(found) FROM (SELECT {columns} FROM {table} WHERE {key} = %(key)s) AS found
+
+-- name: by
+SELECT row_to_json(found) FROM (SELECT {columns} FROM {table} WHERE {by} = %(value)s) AS found
+
+-- name: some
+SELECT {key}, row_to_json(found) FROM (
+    SELECT {columns} FROM {table} WHERE {key} > %(after)s ORDER BY {key} LIMIT %(limit)s
+) AS found
+
+-- name: lock
+SELECT row_to_json(found) FROM (
+    SELECT {columns} FROM {table} WHERE {key} = ANY(%(keys)s) ORDER BY {key} FOR NO KEY UPDATE
+) AS found
+
+-- name: lock by
+SELECT row_to_json(found) FROM (
+    SELECT {columns} FROM {table} WHERE {by} = ANY(%(values)s) ORDER BY {key} FOR NO KEY UPDATE
+) AS found
+
+-- name: lock all
+LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE
+
+-- name: all
+SELECT row_to_json(found) FROM (SELECT {columns} FROM {table}) AS found
+
+-- name: still absent
+LOCK TABLE {table} IN SHARE MODE
+
+-- name: appeared
+SELECT {key} FROM {table} WHERE {key} = ANY(%(keys)s)
+
+-- name: insert
+INSERT INTO {table} ({written})
+SELECT {written} FROM json_populate_recordset(
+    json_populate_record(NULL::{table}, %(defaults)s), %(rows)s
+)
+
+-- name: write
+INSERT INTO {table} ({written})
+SELECT {written} FROM json_populate_recordset(
+    json_populate_record(NULL::{table}, %(defaults)s), %(rows)s
+)
+ON CONFLICT ({key}) DO UPDATE SET {assigned}
+
+-- name: delete
+DELETE FROM {table} WHERE {key} = ANY(%(keys)s)
+
+-- name: page
+SELECT row_to_json(found) FROM (
+    SELECT {columns} FROM {table} WHERE {wanted}
+    ORDER BY {newest} DESC, {key} DESC LIMIT %(limit)s
+) AS found
+
+-- name: count
+SELECT count(*) FROM {table} WHERE {wanted}
+
+-- name: history
+SELECT row_to_json(found) FROM (
+    SELECT position, {columns} FROM {table} WHERE {wanted} ORDER BY position DESC LIMIT %(limit)s
+) AS found
+
+-- name: history from
+SELECT row_to_json(found) FROM (
+    SELECT position, {columns} FROM {table} WHERE position > %(after)s ORDER BY position LIMIT %(limit)s
+) AS found
+
+-- name: batch
+WITH before AS (DELETE FROM batches WHERE batch_id = %(before)s)
+INSERT INTO batches (batch_id) VALUES (%(batch_id)s)
+
+-- name: fence
+INSERT INTO batches (batch_id) VALUES (%(batch_id)s) ON CONFLICT DO NOTHING RETURNING batch_id
+
+-- name: old batches
+DELETE FROM batches WHERE made_at < now() - interval '1 day'
+
+-- name: notify
+SELECT pg_notify(%(channel)s, word) FROM unnest(%(words)s::text[]) AS word
+
+-- name: durable
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+
+-- name: folding
+SELECT quote_ident(nspname) || '.' || quote_ident(collname)
+FROM pg_collation JOIN pg_namespace ON pg_namespace.oid = collnamespace
+WHERE nspname = 'pg_catalog' AND collname IN ('pg_unicode_fast', 'pg_c_utf8', 'und-x-icu')
+ORDER BY collname <> 'pg_unicode_fast', collname <> 'pg_c_utf8' LIMIT 1
