@@ -6,6 +6,7 @@ then, so what it decided upon is still true when it becomes durable. How is told
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -35,7 +36,8 @@ DOUBT_SECONDS_MAX = 2.0
 """How long the callers of a batch whose commit nobody answered wait to hear whether it came about."""
 
 # Serialization failure, deadlock, lock not available; and a unique value that another wrote first.
-CONTENDED = frozenset({"40001", "40P01", "55P03", "23505"})
+UNIQUE = "23505"
+CONTENDED = frozenset({"40001", "40P01", "55P03", UNIQUE})
 # Out of resources, an operator's or a time limit's doing, a standby, failures of the system itself.
 UNAVAILABLE = ("53", "57", "58", "25006", "08", "XX")
 
@@ -132,6 +134,7 @@ class PostgresStore(GroupCommit):
         """
         psycopg = driver()
         known: set[Wish] = set()
+        taken: Exception | None = None
         for attempt in range(1 + RETRIES_MAX):
             if attempt:
                 time.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311 - no secret
@@ -144,7 +147,8 @@ class PostgresStore(GroupCommit):
                 known = run.reads.known
                 if not self._may_retry(connection, error):
                     return self._one_by_one(tickets, error)
-        return self._one_by_one(tickets, None)
+                taken = error if getattr(error, "sqlstate", None) == UNIQUE else None
+        return self._one_by_one(tickets, taken)
 
     def _finish(self, run: Run) -> Changed:
         if not run.changed:
@@ -169,15 +173,16 @@ class PostgresStore(GroupCommit):
         Raises:
             StorageUnavailable: none can.
         """
-        psycopg = driver()
-        if connection.closed:
-            self._line.drop_writer()
+        lost = connection.closed
+        if not lost:
+            with contextlib.suppress(driver().Error):
+                # Waited for, so that the next attempt meets no locks of this one.
+                connection.execute("ROLLBACK")
+        # psycopg takes for prepared what a pipeline that failed has skipped.
+        self._line.drop_writer()
+        if lost:
             return True
         state = getattr(error, "sqlstate", None) or ""
-        try:
-            connection.execute("ROLLBACK")
-        except psycopg.Error:
-            self._line.drop_writer()
         if state.startswith(UNAVAILABLE):
             raise StorageUnavailable from error
         return isinstance(error, Appeared) or state in CONTENDED

@@ -263,7 +263,7 @@ class Run:
     def end(self) -> None:
         """Nothing was changed: let go of the rows."""
         if self.reads.begun:
-            self._connection.execute("ROLLBACK")
+            self._connection.execute("COMMIT")
 
     def _look_again(self) -> None:
         tables = self.reads.tables
