@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -25,6 +26,7 @@ from openclaw_billing import logs, replies
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.settings import Settings, load_settings, problems
+from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.guard import Guard
 from openclaw_billing.web.ready import readiness
 
@@ -37,19 +39,20 @@ DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Settings are read from the environment unless given."""
     settings = settings or load_settings()
+    ending = Ending()
     app = FastAPI(
         title="OpenClaw gateway",
         version="1.0.0",
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
-        lifespan=_keeping_house,
+        lifespan=partial(_keeping_house, ending=ending),
     )
     app.include_router(intake_routes.router)
     app.include_router(client_auth.router)
     _add_own_routes(app)
     public = PUBLIC_PATHS | (DOCS_PATHS if settings.docs else frozenset())
-    app.add_middleware(Guard, runtime=client_auth.runtime, app_of_routes=app, public=public)
+    app.add_middleware(Guard, runtime=client_auth.runtime, app_of_routes=app, public=public, ending=ending)
     return app
 
 
@@ -62,7 +65,8 @@ def create_served_app() -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _keeping_house(_: FastAPI) -> AsyncIterator[None]:
+async def _keeping_house(_: FastAPI, ending: Ending) -> AsyncIterator[None]:
+    ending.watch()
     task = asyncio.create_task(_forget_replies())
     try:
         yield

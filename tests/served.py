@@ -18,6 +18,8 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS_MAX = 30.0
+# Longer than the server's patience with connections that stay open.
+STOP_SECONDS_MAX = 45.0
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Served:
         """End it; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(timeout=START_SECONDS_MAX)
+        return self.process.wait(timeout=STOP_SECONDS_MAX)
 
     def kill_all(self) -> None:
         """As a power cut ends it: every process of it at once."""
@@ -97,7 +99,7 @@ def served(
         if running.process.poll() is None:
             running.process.terminate()
         try:
-            running.process.wait(timeout=START_SECONDS_MAX)
+            running.process.wait(timeout=STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             pass
         finally:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from openclaw_billing.errors import AdminDisabled, BillingError, TokenRejected
 from openclaw_billing.metrics import REFUSALS
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.paths import OwnPaths, path_of
 from openclaw_billing.web.problems import problem
 from openclaw_billing.web.route import request_id_of
@@ -25,19 +26,28 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, runtime: Runtime, app_of_routes: Starlette, public: Iterable[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        runtime: Runtime,
+        app_of_routes: Starlette,
+        public: Iterable[str] = (),
+        ending: Ending | None = None,
     ) -> None:
         self._app = app
         self._runtime = runtime
         self._routes_of = app_of_routes
         self._public = frozenset(public)
         self._own: OwnPaths | None = None
+        self._ending = ending or Ending()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         if scope["type"] == "http":
+            if self._ending.told:
+                send = self._ending.closing(send)
             path = path_of(scope)
             own = self._own or self._look()
             # Every job comes by here: the application would only look the same route up again.
