@@ -94,6 +94,32 @@ class Lot:
     expires_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Time that was paid for: [start, end) is cut into `slices` cycles. `key` is what its grant is known by."""
+
+    key: str
+    start: datetime
+    end: datetime
+    slices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A paid cycle that waits for a payment, while the client has no more than the free plan gives.
+
+    `used` of its `limit` were gone when access was limited in cycle `since`, which began with `base` used.
+    """
+
+    start: datetime
+    end: datetime
+    used: int
+    limit: int | None
+    period: Period | None
+    since: int
+    base: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """A client's plan, cycle and credits: all that one charge reads and writes.
@@ -101,6 +127,10 @@ class Account:
     `available` is the sum of the lots, `reserved` is set aside for pending jobs; together they are the
     balance, which equals the sum of the client's ledger. `used` counts this cycle's jobs against the
     plan. `due_at` is when the next lot or reservation may run out: before then there is nothing to sweep.
+
+    With a `period` the cycles are cut from what was paid for, and a new one waits for a payment; without,
+    they follow the clock. `cycle_limit` is this cycle's own limit where it is not the plan's. After
+    `grace_until` access is limited, and the paid cycle is `frozen`.
     """
 
     client_id: str
@@ -116,6 +146,10 @@ class Account:
     spent_usd_micros: int = 0
     entries: int = 0
     due_at: datetime | None = None
+    period: Period | None = None
+    cycle_limit: int | None = None
+    grace_until: datetime | None = None
+    frozen: Frozen | None = None
 
     @property
     def available(self) -> int:

@@ -174,6 +174,12 @@ class PostgresView:
     jobs: ViewTable[Any]
     recents: ViewTable[Any]
     facts: ViewTable[Any]
+    subscriptions: ViewTable[Any]
+    checkouts: ViewTable[Any]
+    purchases: ViewTable[Any]
+    invoices: ViewTable[Any]
+    stripe_events: ViewTable[Any]
+    stripe_calls: ViewTable[Any]
 
 
 def history_page(line: Line, name: str, kind: type[E], query: HistoryQuery) -> HistoryPage[E]:

@@ -18,6 +18,16 @@ from openclaw_billing.records import (
     ReservationState,
     Spent,
 )
+from openclaw_billing.stripe_records import (
+    Checkout,
+    CheckoutState,
+    InboxStatus,
+    Invoice,
+    Purchase,
+    StripeCall,
+    StripeEvent,
+    Subscription,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,7 @@ def _email(client: Client) -> str:
     return client.email.casefold()
 
 
-def _owner(record: Key | Job) -> str | None:
+def _owner(record: Key | Job | Checkout | Purchase | Invoice) -> str | None:
     return record.client_id
 
 
@@ -50,6 +60,28 @@ def _pending(reservation: Reservation) -> str | None:
 
 def _forgettable(spent: Spent) -> str | None:
     return None if spent.keep else "yes"
+
+
+def customer_key(mode: str, customer_id: str) -> str:
+    """What a customer is found by: the same id may not stand for one of the other mode."""
+    return f"{mode}:{customer_id}"
+
+
+def _customer(record: Subscription) -> str | None:
+    return None if record.customer_id is None else customer_key(record.mode, record.customer_id)
+
+
+def _unfinished(checkout: Checkout) -> str | None:
+    open_states = (CheckoutState.NEW, CheckoutState.OPEN)
+    return checkout.client_id if checkout.state in open_states else None
+
+
+def _due(record: StripeEvent) -> str | None:
+    return "yes" if record.status in (InboxStatus.RECEIVED, InboxStatus.PARKED) else None
+
+
+def _undone(call: StripeCall) -> str | None:
+    return None if call.done else "yes"
 
 
 TABLES: Mapping[str, TableSpec] = MappingProxyType(
@@ -64,6 +96,22 @@ TABLES: Mapping[str, TableSpec] = MappingProxyType(
             TableSpec("jobs", Job, "job_id", {"client": _owner}),
             TableSpec("recents", Recent, "client_id", {}, newest_by="client_id"),
             TableSpec("facts", Fact, "name", {}, newest_by="name"),
+            TableSpec("subscriptions", Subscription, "client_id", {"customer": _customer}),
+            TableSpec(
+                "checkouts",
+                Checkout,
+                "attempt_id",
+                {"unfinished": _unfinished, "session": lambda checkout: checkout.session_id},
+            ),
+            TableSpec(
+                "purchases",
+                Purchase,
+                "session_id",
+                {"client": _owner, "payment": lambda purchase: purchase.payment_intent_id},
+            ),
+            TableSpec("invoices", Invoice, "invoice_id", {"client": _owner}),
+            TableSpec("stripe_events", StripeEvent, "event_id", {"due": _due}),
+            TableSpec("stripe_calls", StripeCall, "call_id", {"undone": _undone}),
         )
     }
 )

@@ -174,6 +174,12 @@ class Base:
     jobs: BaseTable[Any]
     recents: BaseTable[Any]
     facts: BaseTable[Any]
+    subscriptions: BaseTable[Any]
+    checkouts: BaseTable[Any]
+    purchases: BaseTable[Any]
+    invoices: BaseTable[Any]
+    stripe_events: BaseTable[Any]
+    stripe_calls: BaseTable[Any]
 
 
 class Layer:
@@ -341,6 +347,30 @@ class LayeredTransaction:
     @property
     def facts(self) -> LayeredTable[Any]:
         return self._table("facts")
+
+    @property
+    def subscriptions(self) -> LayeredTable[Any]:
+        return self._table("subscriptions")
+
+    @property
+    def checkouts(self) -> LayeredTable[Any]:
+        return self._table("checkouts")
+
+    @property
+    def purchases(self) -> LayeredTable[Any]:
+        return self._table("purchases")
+
+    @property
+    def invoices(self) -> LayeredTable[Any]:
+        return self._table("invoices")
+
+    @property
+    def stripe_events(self) -> LayeredTable[Any]:
+        return self._table("stripe_events")
+
+    @property
+    def stripe_calls(self) -> LayeredTable[Any]:
+        return self._table("stripe_calls")
 
     def write_ledger(self, entry: LedgerEntry) -> None:
         self.layer.ledger.append(entry)

@@ -33,7 +33,11 @@ CREATE TABLE accounts (
     owed bigint NOT NULL CHECK (owed >= 0),
     spent_usd_micros bigint NOT NULL CHECK (spent_usd_micros >= 0),
     entries bigint NOT NULL CHECK (entries >= 0),
-    due_at timestamptz
+    due_at timestamptz,
+    period jsonb,
+    cycle_limit bigint CHECK (cycle_limit >= 0),
+    grace_until timestamptz,
+    frozen jsonb
 ) WITH (fillfactor = 50);
 
 CREATE TABLE keys (
@@ -113,6 +117,150 @@ CREATE TABLE facts (
     name text COLLATE "C" PRIMARY KEY,
     value text NOT NULL
 );
+
+CREATE TABLE subscriptions (
+    client_id text COLLATE "C" PRIMARY KEY CONSTRAINT subscriptions_client REFERENCES clients,
+    mode text NOT NULL CHECK (mode IN ('test', 'live')),
+    created_at timestamptz NOT NULL,
+    customer_id text,
+    subscription_id text,
+    status text,
+    plan_id text,
+    interval text NOT NULL,
+    start timestamptz,
+    "end" timestamptz,
+    ends_at timestamptz,
+    pending_plan_id text,
+    pending_at timestamptz,
+    schedule_id text,
+    delinquent_since timestamptz,
+    invoice_url text,
+    trial_used boolean NOT NULL,
+    disputes jsonb NOT NULL,
+    needs_review text NOT NULL,
+    provisional boolean NOT NULL,
+    fetched_at timestamptz,
+    changing_until timestamptz,
+    billing_name text,
+    billing_email text,
+    features jsonb NOT NULL,
+    by_customer text COLLATE "C"
+);
+
+CREATE INDEX subscriptions_by_customer ON subscriptions (by_customer);
+
+CREATE TABLE checkouts (
+    attempt_id text COLLATE "C" PRIMARY KEY,
+    client_id text COLLATE "C" NOT NULL CONSTRAINT checkouts_client REFERENCES clients,
+    mode text NOT NULL CHECK (mode IN ('test', 'live')),
+    created_at timestamptz NOT NULL,
+    price_id text NOT NULL,
+    plan_id text,
+    interval text NOT NULL,
+    pack text,
+    quantity bigint NOT NULL CHECK (quantity > 0),
+    credits bigint NOT NULL CHECK (credits >= 0),
+    success_url text NOT NULL,
+    cancel_url text NOT NULL,
+    promotion boolean NOT NULL,
+    state text NOT NULL CHECK (state IN ('new', 'open', 'complete', 'expired', 'failed')),
+    session_id text,
+    url text,
+    expires_at timestamptz,
+    by_unfinished text COLLATE "C",
+    by_session text COLLATE "C"
+);
+
+CREATE INDEX checkouts_by_unfinished ON checkouts (by_unfinished) WHERE by_unfinished IS NOT NULL;
+
+CREATE INDEX checkouts_by_session ON checkouts (by_session);
+
+CREATE TABLE purchases (
+    session_id text COLLATE "C" PRIMARY KEY,
+    client_id text COLLATE "C" NOT NULL CONSTRAINT purchases_client REFERENCES clients,
+    mode text NOT NULL CHECK (mode IN ('test', 'live')),
+    created_at timestamptz NOT NULL,
+    credits bigint NOT NULL CHECK (credits > 0),
+    amount_paid bigint NOT NULL CHECK (amount_paid >= 0),
+    currency text NOT NULL,
+    lot_id text NOT NULL,
+    payment_intent_id text,
+    amount_refunded bigint NOT NULL CHECK (amount_refunded >= 0),
+    clawed bigint NOT NULL CHECK (clawed BETWEEN 0 AND credits),
+    disputes jsonb NOT NULL,
+    version bigint NOT NULL,
+    by_client text COLLATE "C",
+    by_payment text COLLATE "C"
+);
+
+CREATE INDEX purchases_by_client ON purchases (by_client);
+
+CREATE INDEX purchases_by_payment ON purchases (by_payment);
+
+CREATE TABLE invoices (
+    invoice_id text COLLATE "C" PRIMARY KEY,
+    client_id text COLLATE "C" NOT NULL CONSTRAINT invoices_client REFERENCES clients,
+    mode text NOT NULL CHECK (mode IN ('test', 'live')),
+    created_at timestamptz NOT NULL,
+    number text,
+    status text NOT NULL,
+    amount_due bigint NOT NULL,
+    amount_paid bigint NOT NULL,
+    amount_remaining bigint NOT NULL,
+    currency text NOT NULL,
+    period_start timestamptz NOT NULL,
+    period_end timestamptz NOT NULL,
+    hosted_invoice_url text,
+    invoice_pdf text,
+    subscription_id text,
+    fetched_at timestamptz,
+    by_client text COLLATE "C"
+);
+
+CREATE INDEX invoices_by_client ON invoices (by_client);
+
+CREATE TABLE stripe_events (
+    event_id text COLLATE "C" PRIMARY KEY,
+    type text NOT NULL,
+    mode text NOT NULL,
+    created_at timestamptz NOT NULL,
+    happened_at timestamptz NOT NULL,
+    source text NOT NULL,
+    status text NOT NULL,
+    api_version text,
+    object_id text NOT NULL,
+    customer_id text,
+    subscription_id text,
+    payment_intent_id text,
+    facts jsonb NOT NULL,
+    attempts bigint NOT NULL CHECK (attempts >= 0),
+    next_at timestamptz,
+    lease_until timestamptz,
+    reason text NOT NULL,
+    by_due text COLLATE "C"
+);
+
+CREATE INDEX stripe_events_by_due ON stripe_events (by_due) WHERE by_due IS NOT NULL;
+
+CREATE INDEX stripe_events_newest ON stripe_events (created_at DESC, event_id DESC);
+
+CREATE TABLE stripe_calls (
+    call_id text COLLATE "C" PRIMARY KEY,
+    kind text NOT NULL,
+    client_id text COLLATE "C" NOT NULL CONSTRAINT stripe_calls_client REFERENCES clients,
+    mode text NOT NULL CHECK (mode IN ('test', 'live')),
+    created_at timestamptz NOT NULL,
+    object_id text NOT NULL,
+    prorate boolean NOT NULL,
+    done boolean NOT NULL,
+    attempts bigint NOT NULL CHECK (attempts >= 0),
+    next_at timestamptz,
+    lease_until timestamptz,
+    reason text NOT NULL,
+    by_undone text COLLATE "C"
+);
+
+CREATE INDEX stripe_calls_by_undone ON stripe_calls (by_undone) WHERE by_undone IS NOT NULL;
 
 CREATE TABLE ledger (
     position bigserial PRIMARY KEY,
