@@ -285,7 +285,7 @@ def _record(client: Client) -> ClientRecord:
         "name": client.name,
         "email": client.email,
         "plan": stand.plan.plan_id,
-        "credits_remaining": None if stand.plan.unlimited else stand.available,
+        "credits_remaining": None if stand.unlimited else stand.available,
         "total_spent": stand.spent_usd_micros / 1_000_000,
         "created_at": client.created_at.isoformat(),
         "updated_at": client.updated_at.isoformat(),

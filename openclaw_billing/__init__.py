@@ -6,7 +6,7 @@ never from one below; `tests/test_map.py` reads this list and checks every impor
     words       errors records settings values stripe_facts stripe_records
     rules       plans keys cycles lots text signatures
     contracts   contracts clock
-    operations  ledger books grants accounts keyring jobs usage audit replies seed_file adoption
+    operations  ledger books turning paid grants accounts keyring jobs usage audit replies seed_file adoption
     adapters    stores
     assembly    runtime
     edges       web metrics logs cli __main__

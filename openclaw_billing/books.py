@@ -1,7 +1,6 @@
-"""The books: one client's account brought up to the moment, and the one way to change its credits.
+"""The books: the one way to change a client's credits.
 
-`post` writes every ledger entry there is. `touch` comes before every operation: it lets end what has
-ended and turns the billing cycle. An account that is not due costs one comparison.
+`post` writes every ledger entry there is.
 
 On a limited plan the allowance lot always holds `max(0, limit - used)`: whatever is taken from it counts
 as used, and what comes back to it never lifts it above the limit. So no order of plan changes and
@@ -14,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from openclaw_billing.contracts import Transaction
-from openclaw_billing.cycles import cycle_at
-from openclaw_billing.errors import Conflict, NotFound, UnknownPlan, Unprocessable
+from openclaw_billing.cycles import Cycle, cycle_at
+from openclaw_billing.errors import Conflict, UnknownPlan, Unprocessable
 from openclaw_billing.lots import (
     Lots,
     added,
@@ -27,7 +26,7 @@ from openclaw_billing.lots import (
     total,
     without,
 )
-from openclaw_billing.plans import CATALOGUE, plan_of
+from openclaw_billing.plans import CATALOGUE, limit_of, plan_of
 from openclaw_billing.records import (
     CREDITS_MAX,
     Account,
@@ -40,26 +39,6 @@ from openclaw_billing.records import (
 )
 
 REASON_LENGTH_MAX = 500
-
-
-def touch(tx: Transaction, client_id: str, now: datetime) -> Account:
-    """The account as it is at `now`: what has ended is ended, the cycle is the one that holds `now`.
-
-    Raises:
-        NotFound: there is no such client.
-    """
-    account = tx.accounts.get(client_id)
-    if account is None:
-        raise NotFound("Client")
-    if account.due_at is not None and now < account.due_at:
-        return account
-    account = _end_reservations(tx, account, now)
-    account = _end_lots(tx, account, now)
-    if now >= account.cycle_end:
-        account = _turn_cycle(tx, account, now)
-    account = replace(account, due_at=_due_at(tx, account))
-    tx.accounts.put(account)
-    return account
 
 
 def open_account(tx: Transaction, client_id: str, plan_id: str, now: datetime) -> Account:
@@ -173,6 +152,10 @@ def post(
         spent_usd_micros=account.spent_usd_micros,
         entries=number,
         due_at=account.due_at if due_at is None or account.due_at is None else min(account.due_at, due_at),
+        period=account.period,
+        cycle_limit=account.cycle_limit,
+        grace_until=account.grace_until,
+        frozen=account.frozen,
     )
 
 
@@ -183,11 +166,13 @@ def fit_allowance(
     lot_id = allowance_id(account.cycle_number)
     lot = find(account.lots, lot_id)
     before = 0 if lot is None else lot.left
-    limit = plan_of(account.plan_id).job_limit
+    limit = limit_of(account)
     after = 0 if limit is None else max(0, limit - account.used)
     lots = without(account.lots, lot_id)
     if limit is not None:
-        lots = added(lots, Lot(lot_id, LotSource.ALLOWANCE, after, account.cycle_end))
+        # What was paid for is not lost before the next payment has had its time to arrive.
+        waits = account.period is not None and account.cycle_end >= account.period.end
+        lots = added(lots, Lot(lot_id, LotSource.ALLOWANCE, after, None if waits else account.cycle_end))
     if after == before:
         return replace(account, lots=lots)
     return post(
@@ -239,9 +224,9 @@ class Return:
 
 def returned(account: Account, reservation: Reservation) -> Return:
     """What giving back the credits of that reservation does to the account."""
-    plan = plan_of(account.plan_id)
+    limit = limit_of(account)
     if not reservation.draws:
-        counts = plan.unlimited and reservation.cycle_number == account.cycle_number
+        counts = limit is None and reservation.cycle_number == account.cycle_number
         return Return(account.lots, 0, 0, 0, -reservation.credits if counts else 0)
     allowance = allowance_id(account.cycle_number)
     lots = account.lots
@@ -251,7 +236,7 @@ def returned(account: Account, reservation: Reservation) -> Return:
         credits = draw.credits
         if draw.lot_id == allowance:
             used -= draw.credits
-            room = max(0, (plan.job_limit or 0) - account.used + draw.credits) - (lot.left if lot else 0)
+            room = max(0, (limit or 0) - account.used + draw.credits) - (lot.left if lot else 0)
             credits = min(draw.credits, room)
             lapsed += draw.credits - credits
         elif lot is None:
@@ -334,52 +319,42 @@ def check_reason(reason: str) -> None:
         raise Unprocessable(f"A reason has at most {REASON_LENGTH_MAX} characters")
 
 
-def _end_reservations(tx: Transaction, account: Account, now: datetime) -> Account:
-    pending = tx.reservations.by("pending", account.client_id)
-    ended = [(each.expires_at, each) for each in pending if each.expires_at and now >= each.expires_at]
-    for _, reservation in sorted(ended, key=lambda pair: (pair[0], pair[1].reservation_id)):
-        account, _ = set_free(tx, account, reservation, ReservationState.EXPIRED, now)
-    return account
+def end_lot(tx: Transaction, account: Account, lot: Lot, now: datetime) -> Account:
+    lots = without(account.lots, lot.lot_id)
+    if lot.left == 0:
+        return replace(account, lots=lots)
+    return post(
+        tx,
+        account,
+        EntryKind.EXPIRE,
+        operation_id=f"expire:{account.client_id}:{lot.lot_id}",
+        now=now,
+        lots=lots,
+        available=-lot.left,
+        lot_id=lot.lot_id,
+        reason="lot ended",
+    )
 
 
-def _end_lots(tx: Transaction, account: Account, now: datetime) -> Account:
-    for lot in account.lots:
-        if lot.expires_at is None or now < lot.expires_at:
-            continue
-        lots = without(account.lots, lot.lot_id)
-        if lot.left == 0:
-            account = replace(account, lots=lots)
-            continue
-        account = post(
-            tx,
-            account,
-            EntryKind.EXPIRE,
-            operation_id=f"expire:{account.client_id}:{lot.lot_id}",
-            now=now,
-            lots=lots,
-            available=-lot.left,
-            lot_id=lot.lot_id,
-            reason="lot ended",
-        )
-    return account
-
-
-def _turn_cycle(tx: Transaction, account: Account, now: datetime) -> Account:
-    cycle = cycle_at(account.anchor, now)
+def begin_cycle(
+    tx: Transaction,
+    account: Account,
+    cycle: Cycle,
+    *,
+    used: int,
+    operation_id: str,
+    reason: str,
+    now: datetime,
+) -> Account:
+    """End what is left of the allowance and grant that of the next cycle, `used` of which are gone already."""
+    lot = find(account.lots, allowance_id(account.cycle_number))
+    if lot is not None:
+        account = end_lot(tx, account, lot, now)
     account = replace(
         account,
         cycle_number=max(cycle.number, account.cycle_number + 1),
         cycle_start=cycle.start,
         cycle_end=cycle.end,
-        used=0,
+        used=used,
     )
-    operation_id = f"grant:{account.client_id}:{account.cycle_number}"
-    return settle(tx, fit_allowance(tx, account, operation_id, "cycle", now), now)
-
-
-def _due_at(tx: Transaction, account: Account) -> datetime:
-    moments = [account.cycle_end]
-    moments += [lot.expires_at for lot in account.lots if lot.expires_at is not None]
-    pending = tx.reservations.by("pending", account.client_id)
-    moments += [each.expires_at for each in pending if each.expires_at is not None]
-    return min(moments)
+    return settle(tx, fit_allowance(tx, account, operation_id, reason, now), now)

@@ -10,10 +10,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
-from openclaw_billing.books import check_credits, check_reason, fit_allowance, post, settle, touch
+from openclaw_billing.books import check_credits, check_reason, fit_allowance, post, settle
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import Conflict, IdMismatch, UnknownPlan, UnlimitedPlan, Unprocessable
-from openclaw_billing.lots import LOTS_MAX, added, allowance_id, drawn, drawn_from, find, lot_of
+from openclaw_billing.lots import LOTS_MAX, added, allowance_id, drawn, drawn_from, drawn_of, find, lot_of
 from openclaw_billing.plans import CATALOGUE, plan_of
 from openclaw_billing.records import (
     COST_USD_MICROS_MAX,
@@ -26,6 +26,7 @@ from openclaw_billing.records import (
     Recent,
     Spent,
 )
+from openclaw_billing.turning import touch
 
 RECENT_MAX = 5
 SPENT_USD_MICROS_MAX = 10**18
@@ -111,9 +112,18 @@ def adjust(
 
 
 def claw_back(
-    tx: Transaction, client_id: str, credits: int, *, operation_id: str, reason: str, now: datetime
+    tx: Transaction,
+    client_id: str,
+    credits: int,
+    *,
+    operation_id: str,
+    reason: str,
+    lot_id: str = "",
+    now: datetime,
 ) -> Adjusted:
-    """Take back credits whose payment was undone, purchased ones first; what is not there is owed.
+    """Take back credits whose payment was undone, from their own lot, then purchased ones, then the others.
+
+    What is not there is owed.
 
     Raises:
         NotFound, IdMismatch, Unprocessable
@@ -126,7 +136,11 @@ def claw_back(
     taken = min(credits, account.available)
     if account.owed + credits - taken > CREDITS_MAX:
         raise Unprocessable("More would be owed than can be")
-    lots, draws = drawn(account.lots, taken, last_lost_first=True)
+    own = find(account.lots, lot_id)
+    from_own = 0 if own is None else min(taken, own.left)
+    lots, first = drawn_of(account.lots, lot_id, from_own)
+    lots, rest = drawn(lots, taken - from_own, last_lost_first=True)
+    draws = first + rest
     after = post(
         tx,
         account,
@@ -154,7 +168,7 @@ def change_plan(tx: Transaction, client_id: str, plan_id: str, *, now: datetime)
     account = touch(tx, client_id, now)
     if account.plan_id == plan_id:
         raise Conflict("The client is on this plan already", code="already_on_plan")
-    account = replace(account, plan_id=plan_id)
+    account = replace(account, plan_id=plan_id, cycle_limit=None)
     operation_id = f"plan:{client_id}:{account.entries + 1}"
     account = settle(tx, fit_allowance(tx, account, operation_id, f"plan {plan_id}", now), now)
     tx.accounts.put(account)
@@ -204,7 +218,9 @@ def _add(
     if account.available + account.reserved + credits > CREDITS_MAX:
         raise Unprocessable(f"A balance is at most {CREDITS_MAX} credits")
     lot = lot_of(source, credits, expires_at)
-    if len(account.lots) >= LOTS_MAX and find(account.lots, lot.lot_id) is None:
+    # What was paid for is never turned away.
+    crowded = len(account.lots) >= LOTS_MAX and source is not LotSource.PURCHASED
+    if crowded and find(account.lots, lot.lot_id) is None:
         raise Unprocessable(f"A client has at most {LOTS_MAX} kinds of credits at a time")
     after = post(
         tx,

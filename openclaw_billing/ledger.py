@@ -17,7 +17,6 @@ from openclaw_billing.books import (
     open_with_balance,
     post,
     set_free,
-    touch,
 )
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import (
@@ -30,7 +29,7 @@ from openclaw_billing.errors import (
 )
 from openclaw_billing.grants import Adjusted, adjust, change_plan, checked_cost, claw_back, grant, log_cost
 from openclaw_billing.lots import Draws, allowance_id, drawn, drawn_from, total
-from openclaw_billing.plans import plan_of
+from openclaw_billing.plans import limit_of
 from openclaw_billing.records import (
     RESERVATION_LIFE_DEFAULT,
     RESERVATION_LIFE_MAX,
@@ -39,6 +38,7 @@ from openclaw_billing.records import (
     Reservation,
     ReservationState,
 )
+from openclaw_billing.turning import touch
 
 __all__ = [
     "Adjusted",
@@ -187,9 +187,11 @@ def _take(
     if account.owed:
         raise PaymentOverdue
     lots, draws, cost, used = account.lots, _NO_DRAWS, 0, credits
-    if not plan_of(account.plan_id).unlimited:
+    if limit_of(account) is not None:
         available = total(lots)
         if available < credits:
+            if account.frozen is not None:
+                raise PaymentOverdue
             raise QuotaExceeded(credits_remaining=available, resets_at=account.cycle_end)
         lots, draws = drawn(lots, credits)
         cost, used = credits, drawn_from(draws, allowance_id(account.cycle_number))

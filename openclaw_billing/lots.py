@@ -16,7 +16,7 @@ Draws: TypeAlias = tuple[Draw, ...]
 
 LOTS_MAX = 100
 
-_NEVER = datetime.max.replace(tzinfo=UTC)
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def allowance_id(cycle_number: int) -> str:
@@ -78,6 +78,14 @@ def drawn(lots: Lots, credits: int, *, last_lost_first: bool = False) -> tuple[L
     return tuple(after), tuple(draws)
 
 
+def drawn_of(lots: Lots, lot_id: str, credits: int) -> tuple[Lots, Draws]:
+    """The lots with so many credits less in that one, which holds them."""
+    if credits == 0:
+        return lots, ()
+    after = tuple(_with_left(lot, lot.left - credits) if lot.lot_id == lot_id else lot for lot in lots)
+    return after, (Draw(lot_id, credits),)
+
+
 def drawn_from(draws: Draws, lot_id: str) -> int:
     """How many of the credits came from that lot."""
     credits = 0
@@ -92,4 +100,4 @@ def _with_left(lot: Lot, left: int) -> Lot:
 
 
 def _order(lot: Lot) -> tuple[bool, datetime, str]:
-    return lot.source is LotSource.PURCHASED, lot.expires_at or _NEVER, lot.lot_id
+    return lot.source is LotSource.PURCHASED, lot.expires_at or NEVER, lot.lot_id

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from openclaw_billing.records import Account
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -68,12 +70,20 @@ CATALOGUE: Mapping[str, Plan] = MappingProxyType(
     }
 )
 
+FREE_PLAN_ID = "free"
 LEGACY_PLAN_ID = "legacy"
 
 
 def plan_of(plan_id: str) -> Plan:
     """The catalogue's plan, or one that grants nothing where an old record names a plan we do not sell."""
     return CATALOGUE.get(plan_id) or _LEGACY
+
+
+def limit_of(account: Account) -> int | None:
+    """The jobs of this cycle; None is unlimited. Limited access is what the free plan gives."""
+    if account.frozen is not None:
+        return CATALOGUE[FREE_PLAN_ID].job_limit
+    return plan_of(account.plan_id).job_limit if account.cycle_limit is None else account.cycle_limit
 
 
 _LEGACY = Plan(

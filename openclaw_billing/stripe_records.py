@@ -113,6 +113,7 @@ class Purchase:
     clawed: int = 0
     disputes: tuple[str, ...] = ()
     version: int = 0
+    fetched_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,22 @@ from datetime import datetime
 from openclaw_billing import cycles, plans
 from openclaw_billing.contracts import View
 from openclaw_billing.errors import NotFound
+from openclaw_billing.lots import Lots
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import Account, Lot, LotSource
+from openclaw_billing.turning import allowance_left, free_limit
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`available` credits may still be spent; `used` of the plan's limit are gone in [start, end)."""
+    """`available` credits may still be spent; `used` of the cycle's `limit` are gone in [start, end).
+
+    `limited` is access for which a payment is overdue: no more than the free plan gives.
+    """
 
     plan: Plan
+    limit: int | None
+    limited: bool
     available: int
     reserved: int
     used: int
@@ -29,10 +36,17 @@ class Standing:
     @property
     def used_percent(self) -> float:
         """0 to 100, one decimal; 0 where jobs are unlimited."""
-        limit = self.plan.job_limit
-        if not limit:
+        if not self.limit:
             return 0.0
-        return min(100.0, round(100 * self.used / limit, 1))
+        return min(100.0, round(100 * self.used / self.limit, 1))
+
+    @property
+    def unlimited(self) -> bool:
+        return self.limit is None
+
+    def credits_of(self, *sources: LotSource) -> int:
+        """The credits left of these sources."""
+        return sum(lot.left for lot in self.lots if lot.source in sources)
 
     def days_remaining(self, now: datetime) -> int:
         """Whole days to the end of the cycle."""
@@ -42,10 +56,12 @@ class Standing:
         """Whether a job would be accepted now, and why not. Advice: only a reservation decides."""
         if self.owed > 0:
             return False, "A payment is overdue: settle it to submit jobs"
-        if self.plan.unlimited:
+        if self.unlimited:
             return True, "Unlimited jobs"
         if self.available >= needed:
             return True, f"{self.available} jobs left in this cycle"
+        if self.limited:
+            return False, "A payment is overdue: settle it to submit jobs"
         return False, "Monthly job limit reached"
 
 
@@ -58,17 +74,22 @@ def standing(view: View, client_id: str, now: datetime) -> Standing:
 
 
 def standing_of(account: Account, now: datetime) -> Standing:
-    plan = plans.plan_of(account.plan_id)
+    limit, limited = plans.limit_of(account), account.frozen is not None
     start, end, used, lots = account.cycle_start, account.cycle_end, account.used, account.lots
-    if now >= end:
-        cycle = cycles.cycle_at(account.anchor, now)
+    if account.grace_until is not None and now >= account.grace_until:
+        limit, limited = free_limit(), True
+        start, end = now, now + cycles.CYCLE_LENGTH
+        left = min(limit, allowance_left(account))
+        used, lots = limit - left, _with_allowance(lots, left, end)
+    elif (cycle := cycles.next_cycle(account, now)) is not None:
         start, end, used = cycle.start, cycle.end, 0
-        kept = tuple(lot for lot in lots if lot.source is not LotSource.ALLOWANCE)
-        fresh = () if not plan.job_limit else (Lot("next", LotSource.ALLOWANCE, plan.job_limit, end),)
-        lots = fresh + kept
+        limit = plans.plan_of(account.plan_id).job_limit if not limited else limit
+        lots = _with_allowance(lots, limit or 0, end)
     lots = tuple(lot for lot in lots if lot.expires_at is None or lot.expires_at > now)
     return Standing(
-        plan=plan,
+        plan=plans.plan_of(account.plan_id),
+        limit=limit,
+        limited=limited,
         available=sum(lot.left for lot in lots),
         reserved=account.reserved,
         used=used,
@@ -78,3 +99,9 @@ def standing_of(account: Account, now: datetime) -> Standing:
         lots=lots,
         spent_usd_micros=account.spent_usd_micros,
     )
+
+
+def _with_allowance(lots: Lots, credits: int, end: datetime) -> Lots:
+    """The lots with another allowance in the place of the one they hold."""
+    kept = tuple(lot for lot in lots if lot.source is not LotSource.ALLOWANCE)
+    return (Lot("next", LotSource.ALLOWANCE, credits, end), *kept) if credits else kept

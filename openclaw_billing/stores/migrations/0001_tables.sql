@@ -189,6 +189,7 @@ CREATE TABLE purchases (
     clawed bigint NOT NULL CHECK (clawed BETWEEN 0 AND credits),
     disputes jsonb NOT NULL,
     version bigint NOT NULL,
+    fetched_at timestamptz,
     by_client text COLLATE "C",
     by_payment text COLLATE "C"
 );
