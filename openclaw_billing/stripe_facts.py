@@ -64,7 +64,7 @@ class SubscriptionFact:
 
     `start` and `end` are the plan item's current period. `pending_plan_id` is the plan of a waiting update,
     or of a schedule's next phase, which begins at `pending_at`. `latest_invoice_paid` tells of the newest
-    invoice, and `invoice_url` is where an open one is paid.
+    invoice, which was made final at `latest_invoice_at`; `invoice_url` is where an open one is paid.
     """
 
     subscription_id: str
@@ -88,6 +88,7 @@ class SubscriptionFact:
     pause_kind: str = ""
     latest_invoice_id: str | None = None
     latest_invoice_paid: bool = False
+    latest_invoice_at: datetime | None = None
     invoice_url: str | None = None
 
 

@@ -51,6 +51,7 @@ class Subscription:
     created_at: datetime
     customer_id: str | None = None
     subscription_id: str | None = None
+    subscribed_at: datetime | None = None
     status: StripeStatus | None = None
     plan_id: str | None = None
     interval: str = ""

@@ -124,6 +124,7 @@ CREATE TABLE subscriptions (
     created_at timestamptz NOT NULL,
     customer_id text,
     subscription_id text,
+    subscribed_at timestamptz,
     status text,
     plan_id text,
     interval text NOT NULL,
