@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -30,3 +32,10 @@ class ManualClock:
         """Move by `timedelta(**span)`, backwards when negative."""
         self.moment += timedelta(**span)
         return self.moment
+
+
+def ticks_of(clock: Clock) -> Callable[[], int]:
+    """Microseconds that measure spans: the machine's own count, which nobody sets back, unless time is a test's."""
+    if isinstance(clock, SystemClock):
+        return lambda: time.monotonic_ns() // 1000
+    return lambda: int(clock.now().timestamp() * 1_000_000)

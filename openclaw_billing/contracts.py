@@ -1,16 +1,17 @@
 """Contracts: what an operation may ask of a store, and what the house may ask of it.
 
-Stores keep records, not rules. Each contract has several implementations and one suite in
-`tests/stores/` that all of them pass.
+Stores keep records, and limiters times, not rules. Each contract has several implementations and one suite
+in `tests/stores/` or `tests/limits/` that all of them pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from openclaw_billing.gcra import Limit, Verdict
 from openclaw_billing.records import (
     Account,
     AuditEntry,
@@ -275,3 +276,31 @@ class Store(Protocol):
     def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]: ...
 
     def health(self) -> Health: ...
+
+
+class Limiter(Protocol):
+    """Counts calls by key and lets in what `gcra` says, whoever else counts the same key at the same moment.
+
+    A key has one or two limits. A refused call is not counted. What a limiter cannot ask others about it
+    judges alone, and says so in `Verdict.degraded`: it never raises for that and never waits for long.
+    """
+
+    async def take(self, key: str, limits: Sequence[Limit]) -> Verdict:
+        """Judge one call, and count it if it is let in."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of files and connections; the next call opens them again."""
+        ...
+
+
+class LocalLimiter(Limiter, Protocol):
+    """A limiter that nobody has to wait for."""
+
+    def take_now(self, key: str, limits: Sequence[Limit], cost: int = 1) -> Verdict:
+        """The same at once. With `cost=0` it is a look: could one call come? Nothing is counted."""
+        ...
+
+    def close(self) -> None:
+        """See `aclose`."""
+        ...

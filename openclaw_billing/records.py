@@ -68,9 +68,18 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often a client may call: so often a second, `burst` at once, and so often a minute. 0 is no limit."""
+
+    per_second: int
+    burst: int
+    per_minute: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """Who pays. What they may still do stands in their `Account`."""
+    """Who pays. What they may still do stands in their `Account`; `rate_limit` None is the plan's."""
 
     client_id: str
     name: str
@@ -81,6 +90,7 @@ class Client:
     metadata: dict[str, str] = field(default_factory=dict)
     stripe_customer_id: str | None = None
     stripe_subscription_id: str | None = None
+    rate_limit: Rate | None = None
     version: int = 1
 
 

@@ -11,6 +11,7 @@ CREATE TABLE clients (
     metadata jsonb NOT NULL,
     stripe_customer_id text,
     stripe_subscription_id text,
+    rate_limit jsonb CHECK (NOT jsonb_path_exists(rate_limit, '$[*] ? (@ < 0)')),
     version bigint NOT NULL CHECK (version >= 1),
     by_email text COLLATE "C" NOT NULL,
     -- Checked when a statement ends, so that two clients may change places in one.

@@ -1,0 +1,70 @@
+"""A process that calls as often as it can: `python -m tests.limits.caller PLACE KEY CALLS RATE BURST`.
+
+It says when its first call was judged, when its last, and how many were let in. PLACE is a directory.
+With `hold` in place of CALLS it stands still while it holds the key's bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from openclaw_billing.gcra import SECOND_US, Limit
+from openclaw_billing.limits.shared import SharedLimiter
+
+
+def ticks() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def main() -> None:
+    place, key, calls, rate, burst = sys.argv[1:]
+    limits = (Limit("second", int(rate), SECOND_US, int(burst)),)
+    if calls == "hold":
+        hold(Path(place), key)
+    else:
+        call_shared(Path(place), key, int(calls), limits)
+
+
+def call_shared(place: Path, key: str, calls: int, limits: tuple[Limit, ...]) -> None:
+    limiter = SharedLimiter(place, ticks)
+    # Opened before it is said that all is ready.
+    assert limiter.take_now("ready", limits, cost=0).allowed
+    wait_for_the_word()
+    came, verdicts = [], 0
+    for _ in range(calls):
+        verdict = limiter.take_now(key, limits)
+        assert not verdict.degraded
+        verdicts += 1
+        if verdict.allowed:
+            came.append(verdict.now)
+    tell(verdicts, came)
+
+
+def wait_for_the_word() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def tell(calls: int, came: list[int]) -> None:
+    print(json.dumps({"calls": calls, "came": came}), flush=True)
+
+
+def hold(place: Path, key: str) -> None:
+    limiter = SharedLimiter(place, ticks)
+    limits = (Limit("second", 1, SECOND_US, 1),)
+    limiter.take_now("ready", limits, cost=0)
+
+    def stand_still() -> int:
+        print("holding", flush=True)
+        while True:
+            time.sleep(1000)
+
+    limiter._ticks = stand_still
+    limiter.take_now(key, limits)
+
+
+if __name__ == "__main__":
+    main()

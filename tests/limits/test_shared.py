@@ -1,0 +1,210 @@
+"""The machine's limiter: exact between processes, whatever becomes of them, and never in anybody's way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openclaw_billing.gcra import SECOND_US, Limit
+from openclaw_billing.limits import shared as shared_module
+from openclaw_billing.limits.shared import BUCKETS, FILE, SLOTS, SharedLimiter
+from tests.limits.conftest import Ticks
+from tests.served import ROOT
+
+SLOW = (Limit("minute", 1, 3600 * SECOND_US, 5),)
+
+
+@contextlib.contextmanager
+def calling(place: Path | str, key: str, calls: int | str, rate: int = 1, burst: int = 1) -> Iterator[Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.limits.caller",
+        str(place),
+        key,
+        str(calls),
+        str(rate),
+        str(burst),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def admitted_by_all(place: Path | str, calls: int, rate: int, burst: int, processes: int = 4) -> list[int]:
+    """When the calls of several processes were let in, in order."""
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(calling(place, "acme", calls, rate, burst)) for _ in range(processes)]
+        for each in callers:
+            assert each.stdout.readline() == "ready\n"
+        for each in callers:
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        told = [json.loads(each.stdout.readline()) for each in callers]
+    assert sum(each["calls"] for each in told) == processes * calls
+    return sorted(moment for each in told for moment in each["came"])
+
+
+def assert_exact(came: list[int], rate: int, burst: int) -> None:
+    """Everything the rule allows was let in between the first and the last, and nothing more."""
+    interval = -(-SECOND_US // rate)
+    assert len(came) > burst
+    time = 0
+    for moment in came:
+        time = max(time, moment) + interval
+        assert time <= moment + burst * interval
+    # Callers who never pause leave nothing: one more call would have been refused just before each.
+    assert abs(len(came) - burst - (came[-1] - came[0]) // interval) <= 1
+
+
+@pytest.mark.parametrize(
+    "calls", [10_000, pytest.param(500_000, marks=pytest.mark.slow)], ids=["some", "two million"]
+)
+def test_processes_that_call_at_once_are_let_in_as_if_they_were_one(tmp_path: Path, calls: int) -> None:
+    assert_exact(admitted_by_all(tmp_path / "data", calls, 50, 50), 50, 50)
+
+
+def test_a_worker_killed_while_it_holds_a_bucket_holds_up_nobody(tmp_path: Path, ticks: Ticks) -> None:
+    limiter = SharedLimiter(tmp_path / "data", ticks)
+    with calling(tmp_path / "data", "acme", "hold") as holder:
+        assert holder.stdout.readline() == "holding\n"
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        assert not limiter.take_now("acme", SLOW).degraded
+    limiter.close()
+
+
+def test_a_worker_that_stands_still_holds_up_one_call_and_then_nobody(
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_module, "LOCK_SECONDS_MAX", 0.01)
+    limiter = SharedLimiter(tmp_path / "data", ticks)
+    with calling(tmp_path / "data", "acme", "hold") as holder:
+        assert holder.stdout.readline() == "holding\n"
+        verdicts = [limiter.take_now("acme", SLOW) for _ in range(6)]
+        assert [verdict.allowed for verdict in verdicts] == [True] * 5 + [False]
+        assert all(verdict.degraded for verdict in verdicts)
+        if shared_module._OFD is not None:
+            assert not limiter.take_now("another bucket's", SLOW).degraded
+    ticks.now += 10 * SECOND_US
+    assert not limiter.take_now("acme", SLOW).degraded
+    limiter.close()
+
+
+def test_a_forked_child_counts_with_its_parent_and_excludes_it(shared: SharedLimiter) -> None:
+    shared.take_now("acme", SLOW)
+    child = os.fork()
+    if child == 0:
+        verdict = shared.take_now("acme", SLOW)
+        os._exit(0 if verdict.remaining == 3 and not verdict.degraded else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert shared.take_now("acme", SLOW).remaining == 2
+
+
+def test_the_file_is_its_owners_and_no_larger_than_it_was_made(tmp_path: Path, shared: SharedLimiter) -> None:
+    shared.take_now("acme", SLOW)
+    path = tmp_path / "data" / FILE
+    size = path.stat().st_size
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for key in range(5_000):
+        shared.take_now(f"client-{key}", SLOW)
+    assert path.stat().st_size == size < 4 << 20
+    assert path.stat().st_blocks * 512 >= size
+
+
+def test_counts_outlive_the_process(tmp_path: Path, ticks: Ticks, shared: SharedLimiter) -> None:
+    for _ in range(4):
+        shared.take_now("acme", SLOW)
+    shared.close()
+    assert [SharedLimiter(tmp_path / "data", ticks).take_now("acme", SLOW).remaining for _ in range(2)] == [
+        0,
+        0,
+    ]
+
+
+def test_a_machine_started_anew_counts_afresh(shared: SharedLimiter, ticks: Ticks) -> None:
+    for key in range(BUCKETS * SLOTS):
+        shared.take_now(f"client-{key}", SLOW)
+    ticks.now = 5 * SECOND_US
+    for key in range(200):
+        assert shared.take_now(f"new-{key}", SLOW).remaining == 4
+
+
+def test_a_full_bucket_forgets_whoever_has_called_least(shared: SharedLimiter, ticks: Ticks) -> None:
+    """Twice as many keys as there is room for, all of them busy: nobody waits, and the busiest are still known."""
+    for _ in range(5):
+        assert shared.take_now("busiest", SLOW).allowed
+    for key in range(2 * BUCKETS * SLOTS):
+        assert shared.take_now(f"client-{key}", SLOW).allowed
+    assert not shared.take_now("busiest", SLOW).allowed
+
+
+def test_slots_of_the_quiet_are_used_again(shared: SharedLimiter, ticks: Ticks) -> None:
+    for key in range(BUCKETS * SLOTS):
+        shared.take_now(f"client-{key}", SLOW)
+    ticks.now += 3600 * SECOND_US
+    for key in range(1_000):
+        assert shared.take_now(f"new-{key}", SLOW).remaining == 4
+        assert shared.take_now(f"new-{key}", SLOW).remaining == 3
+
+
+@pytest.mark.parametrize("found", [b"", b"x" * 100, b"\xff" * (4 << 20)])
+def test_a_file_of_another_size_is_made_anew(tmp_path: Path, ticks: Ticks, found: bytes) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / FILE).write_bytes(found)
+    limiter = SharedLimiter(tmp_path / "data", ticks)
+    verdicts = [limiter.take_now("acme", SLOW) for _ in range(6)]
+    assert [verdict.allowed for verdict in verdicts] == [True] * 5 + [False]
+    assert not verdicts[0].degraded
+    limiter.close()
+
+
+def test_a_file_full_of_nonsense_refuses_nobody_for_long(tmp_path: Path, ticks: Ticks) -> None:
+    SharedLimiter(tmp_path / "data", ticks).take_now("acme", SLOW)
+    path = tmp_path / "data" / FILE
+    path.write_bytes(os.urandom(path.stat().st_size))
+    limiter = SharedLimiter(tmp_path / "data", ticks)
+    for key in range(1_000):
+        assert limiter.take_now(f"client-{key}", SLOW).allowed
+    limiter.close()
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path, ticks: Ticks) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"precious")
+    (tmp_path / "data" / FILE).symlink_to(theirs)
+    limiter = SharedLimiter(tmp_path / "data", ticks)
+    verdicts = [limiter.take_now("acme", SLOW) for _ in range(6)]
+    assert [verdict.allowed for verdict in verdicts] == [True] * 5 + [False]
+    assert verdicts[0].degraded
+    assert theirs.read_bytes() == b"precious"
+
+
+def test_a_machine_keeps_one_name_and_the_number_of_gateways(tmp_path: Path, ticks: Ticks) -> None:
+    one, two = (SharedLimiter(tmp_path / "data", ticks) for _ in range(2))
+    assert one.gateway_id == two.gateway_id
+    assert (one.gateways, len(one.gateway_id)) == (1, 32)
+    one.gateways = 7
+    assert two.gateways == 7
+    one.close()
+    two.close()
+    assert SharedLimiter(tmp_path / "other", ticks).gateway_id != two.gateway_id
