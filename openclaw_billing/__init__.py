@@ -4,9 +4,10 @@ The house is built in layers. A module imports from its own layer or from one ab
 never from one below; `tests/test_map.py` reads this list and checks every import.
 
     words       errors records settings values stripe_facts stripe_records
-    rules       plans keys cycles lots text signatures gcra
+    rules       plans keys cycles lots text signatures gcra paid_limit
     contracts   contracts clock
-    operations  ledger books turning paid grants accounts keyring jobs usage audit replies seed_file adoption
+    operations  ledger books turning paid grants subscriptions purchases checkouts inbox outbox
+    operations  accounts keyring jobs usage audit replies seed_file adoption
     adapters    stores limits
     assembly    runtime
     edges       web metrics logs cli __main__

@@ -182,3 +182,8 @@ class StripeCall:
     next_at: datetime | None = None
     lease_until: datetime | None = None
     reason: str = ""
+
+
+def customer_key(mode: str, customer_id: str) -> str:
+    """What a customer is found by: the same id may not stand for one of the other mode."""
+    return f"{mode}:{customer_id}"

@@ -18,7 +18,9 @@ FUNCTION_LINES_MAX = 60
 def layers() -> dict[str, int]:
     """Each module's layer, counted from the top."""
     found = re.findall(r"^    (\w+)  +([\w ]+)$", openclaw_billing.__doc__ or "", re.MULTILINE)
-    return {module: depth for depth, (_, modules) in enumerate(found) for module in modules.split()}
+    # A layer may take several lines.
+    depths = {name: depth for depth, name in enumerate(dict.fromkeys(name for name, _ in found))}
+    return {module: depths[name] for name, modules in found for module in modules.split()}
 
 
 def sources() -> list[Path]:

@@ -27,6 +27,7 @@ from openclaw_billing.stripe_records import (
     StripeCall,
     StripeEvent,
     Subscription,
+    customer_key,
 )
 
 
@@ -60,11 +61,6 @@ def _pending(reservation: Reservation) -> str | None:
 
 def _forgettable(spent: Spent) -> str | None:
     return None if spent.keep else "yes"
-
-
-def customer_key(mode: str, customer_id: str) -> str:
-    """What a customer is found by: the same id may not stand for one of the other mode."""
-    return f"{mode}:{customer_id}"
 
 
 def _customer(record: Subscription) -> str | None:
