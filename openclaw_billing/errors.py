@@ -1,10 +1,11 @@
 """Errors: every refusal a caller can meet, each with its status, its stable code and its sentence.
 
 BillingError (an HTTPException: a host's own route may let it through)
-├── BadRequest 400 · KeyRejected, TokenRejected 401 · Forbidden 403 · NotFound 404 · Conflict 409
+├── BadRequest 400 · KeyRejected, TokenRejected 401 · CardDeclined 402 · Forbidden 403 · NotFound 404 · Conflict 409
 ├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
-├── Unprocessable 422 · TooManyRequests 429
+├── Unprocessable 422 · TooManyRequests 429 · StripeRejected 502
 └── Unavailable 503: StorageUnavailable · AdminDisabled
+    └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured
 StartupError (never an answer: the process must not serve): CorruptStore · BadSettings
 """
 
@@ -83,6 +84,17 @@ class TokenRejected(BillingError):
         super().__init__(headers={"WWW-Authenticate": 'ApiKey realm="openclaw-admin", header="X-Auth-Token"'})
 
 
+class CardDeclined(BillingError):
+    """The bank refused the card. `decline_code` is Stripe's word for why; nothing was changed."""
+
+    status = 402
+    code = "card_declined"
+    sentence = "The card was declined"
+
+    def __init__(self, decline_code: str) -> None:
+        super().__init__(decline_code=decline_code)
+
+
 class Forbidden(BillingError):
     status = 403
     code = "forbidden"
@@ -112,6 +124,13 @@ class NotFound(BillingError):
 
     def __init__(self, what: str = "Resource") -> None:
         super().__init__(f"{what} not found")
+
+
+class UnknownPack(NotFound):
+    code = "unknown_pack"
+
+    def __init__(self) -> None:
+        super().__init__("Pack of credits")
 
 
 class TooSlow(BillingError):
@@ -166,6 +185,17 @@ class TooManyRequests(BillingError):
         super().__init__(headers={**waiting, **(headers or {})})
 
 
+class StripeRejected(BillingError):
+    """Stripe did not take a request of ours: a bug here. The id leads to Stripe's own words, in its log."""
+
+    status = 502
+    code = "stripe_rejected"
+    sentence = "Stripe did not accept the request"
+
+    def __init__(self, request_id: str | None) -> None:
+        super().__init__(stripe_request_id=request_id)
+
+
 class Unavailable(BillingError):
     """Something we need is away. The caller may try again; nothing was changed."""
 
@@ -188,6 +218,23 @@ class AdminDisabled(Unavailable):
 
     def __init__(self) -> None:
         super().__init__(retry_after_seconds=30)
+
+
+class StripeUnavailable(Unavailable):
+    code = "stripe_unavailable"
+    sentence = "Stripe cannot be reached right now"
+
+
+class StripeMisconfigured(Unavailable):
+    code = "stripe_misconfigured"
+    sentence = "Stripe refuses our key: payments are off until the operator has mended the settings"
+
+
+class PriceNotConfigured(Unavailable):
+    code = "price_not_configured"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"No price in Stripe is set up for {what}", retry_after_seconds=60)
 
 
 class StartupError(Exception):

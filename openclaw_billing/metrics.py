@@ -31,6 +31,12 @@ _store_errors = Counter("openclaw_billing_store_errors_total", "Batches that cou
 STORE_WRITABLE = Gauge(
     "openclaw_billing_store_writable", "1 while changes can be made", multiprocess_mode="min"
 )
+_stripe_calls = Counter(
+    "openclaw_billing_stripe_calls_total", "Calls to Stripe, by endpoint and outcome", ["endpoint", "outcome"]
+)
+_stripe_breaker = Gauge(
+    "openclaw_billing_stripe_breaker_open", "1 while Stripe is not asked", multiprocess_mode="max"
+)
 
 REFUSALS: Mapping[str, Counter] = MappingProxyType(
     {
@@ -60,6 +66,16 @@ class StoreMetrics:
     def failed(self, reason: str) -> None:  # noqa: ARG002 - the log says it; a label must be a closed list
         _store_errors.inc()
         STORE_WRITABLE.set(0)
+
+
+class StripeMetrics:
+    """Counts the calls to Stripe; the names of endpoints and outcomes are our own, so the labels are closed."""
+
+    def called(self, endpoint: str, outcome: str) -> None:
+        _stripe_calls.labels(endpoint, outcome).inc()
+
+    def breaker(self, is_open: bool) -> None:
+        _stripe_breaker.set(is_open)
 
 
 def _log_line(message: str, *values: str | int) -> None:
