@@ -234,7 +234,8 @@ class Calls:
             self._tell(endpoint, "missing")
             return NoSuchObject(request_id)
         self._tell(endpoint, "rejected")
-        log.error("Stripe rejected %s: %s %s (%s)", endpoint, status, _word(error.code), request_id)
+        kind = type(error).__name__
+        log.error("Stripe rejected %s: %s %s %s (%s)", endpoint, status, kind, _word(error.code), request_id)
         return StripeRejected(request_id)
 
     def _unavailable(

@@ -98,6 +98,7 @@ def subscription_fact(sub: Obj, book: PriceBook, prices: Prices) -> Subscription
         pause_kind=_pause_kind(sub) if status is StripeStatus.PAUSED else "",
         latest_invoice_id=id_of(invoice),
         latest_invoice_paid=_invoice_status(invoice) == "paid",
+        latest_invoice_at=_maybe(invoice.get("status_transitions") or {}, "finalized_at"),
         invoice_url=invoice.get("hosted_invoice_url") if invoice.get("status") == "open" else None,
     )
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import stripe
 
+from openclaw_billing.payments import make_account
+from openclaw_billing.payments.account import StripeAccount
+from openclaw_billing.settings import Settings
+from openclaw_billing.stripe_facts import CheckoutWish, SubscriptionFact
 from openclaw_billing.testing import FakeStripe
 from tests.stripe import sdk_params
 from tests.stripe.sdk_shapes import check_shape
@@ -145,3 +151,110 @@ def meter(api: stripe.StripeClient) -> stripe.billing.Meter:
             "value_settings": {"event_payload_key": "value"},
         }
     )
+
+
+# What the account, our own adapter, is tested with.
+
+
+class Ticker:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@dataclass
+class Told:
+    """Keeps what an observer of calls is told."""
+
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    open: bool = False
+
+    def called(self, endpoint: str, outcome: str) -> None:
+        self.calls.append((endpoint, outcome))
+
+    def breaker(self, is_open: bool) -> None:
+        self.open = is_open
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [outcome for _, outcome in self.calls]
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK's pauses between attempts, shortened; all else of it stays as it is."""
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.01)
+
+
+@pytest.fixture
+def ticker() -> Ticker:
+    return Ticker()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def make(fake: FakeStripe, ticker: Ticker, told: Told, brisk: None) -> Callable[..., StripeAccount]:
+    """Makes accounts that talk to the fake; settings by name."""
+
+    def made(**settings: Any) -> StripeAccount:
+        known = {"stripe_secret_key": fake.key_text, "stripe_api_base": fake.url, **settings}
+        account = make_account(Settings(**known), observer=told, seconds=ticker)
+        assert account is not None
+        return account
+
+    return made
+
+
+@pytest.fixture
+async def account(make: Callable[..., StripeAccount]) -> AsyncIterator[StripeAccount]:
+    made = make()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def buyer(account: StripeAccount) -> str:
+    """A client's customer."""
+    return await account.ensure_customer("c1", "Acme", "acme@example.com", key="cus:test:c1")
+
+
+@pytest.fixture
+def wish(buyer: str, starter: str) -> CheckoutWish:
+    """The Starter plan."""
+    return CheckoutWish(
+        attempt_id="a1",
+        client_id="c1",
+        customer_id=buyer,
+        price_id=starter,
+        kind="subscription",
+        plan_id="starter",
+        pack=None,
+        quantity=1,
+        success_url="https://app.example.com/done",
+        cancel_url="https://app.example.com/plans",
+        promotion=True,
+        trial_days=0,
+        tax=False,
+        expires_at=START + timedelta(hours=1),
+    )
+
+
+@pytest.fixture
+async def bought(fake: FakeStripe, account: StripeAccount, wish: CheckoutWish) -> SubscriptionFact:
+    """The Starter plan, paid for a month."""
+    session = await account.open_session(wish, key="co:c1:a1")
+    done = fake.complete_checkout(session.session_id)
+    fact = await account.subscription(done["subscription"])
+    assert fact is not None
+    return fact
