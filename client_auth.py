@@ -89,7 +89,7 @@ def create_router(runtime: Runtime) -> APIRouter:
         try:
             yield
         finally:
-            await asyncio.to_thread(runtime.close)
+            await runtime.aclose()
 
     whole = APIRouter(lifespan=lifespan)
     for routes in (

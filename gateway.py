@@ -138,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log_config=None,
         access_log=options.access_log,
         server_header=False,
+        # Whom to believe about where a request came from is OPENCLAW_TRUSTED_PROXIES, for all that asks.
+        proxy_headers=False,
         timeout_graceful_shutdown=30,
     )
     return 0

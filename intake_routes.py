@@ -23,6 +23,7 @@ from openclaw_billing.web.admin_jobs import job_list
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
 from openclaw_billing.web.direct import DirectRoute
 from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, asked_of, change
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import (
     Description,
     DollarsIn,
@@ -76,7 +77,8 @@ class Submitter(OptionalClientKey):
         self._admin = AdminToken(runtime)
 
     async def __call__(self, request: Request) -> Client | Actor:  # type: ignore[override]
-        caller = self.identify(request) or self._admin.identify(request)
+        caller: Client | Actor | None
+        caller = await self.admit(request) or self._admin.identify(request)
         if caller is None:
             raise KeyRejected
         return caller
@@ -84,7 +86,7 @@ class Submitter(OptionalClientKey):
 
 def create_intake_router(runtime: Runtime) -> APIRouter:
     """The routes of `/api/intake` and `/api/jobs` on that runtime."""
-    router = APIRouter(route_class=BillingRoute, tags=["intake"])
+    router = APIRouter(route_class=BillingRoute, tags=["intake"], responses=RATE_LIMITED)
     # Before the others: every job passes here.
     _submitting(router, runtime)
     _own_jobs(router, runtime, ClientKey(runtime))

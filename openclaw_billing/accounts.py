@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Literal
 
 from openclaw_billing import ledger
 from openclaw_billing.audit import Actor, note
@@ -33,7 +34,8 @@ from openclaw_billing.keyring import (
 from openclaw_billing.keys import Peppers, key_of
 from openclaw_billing.ledger import Adjusted
 from openclaw_billing.plans import CATALOGUE, LEGACY_PLAN_ID
-from openclaw_billing.records import CREDITS_MAX, Account, Adjustment, Client, Cost, Key, Recent
+from openclaw_billing.records import CREDITS_MAX, Account, Adjustment, Client, Cost, Key, Rate, Recent
+from openclaw_billing.values import rate_text
 
 __all__ = [
     "KeyOutcome",
@@ -96,11 +98,12 @@ def update_client(
     name: str | None = None,
     email: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    rate_limit: Rate | Literal["plan"] | None = None,
     if_version: int | None = None,
     actor: Actor,
     now: datetime,
 ) -> Client:
-    """Change what is given; `metadata` as a whole.
+    """Change what is given; `metadata` as a whole. With `rate_limit="plan"` the plan's counts again.
 
     Raises:
         NotFound, DuplicateEmail, StaleVersion: it is not `if_version` any more.
@@ -113,21 +116,20 @@ def update_client(
         name=before.name if name is None else name,
         email=before.email if email is None else email,
         metadata=before.metadata if metadata is None else dict(metadata),
+        rate_limit=before.rate_limit if rate_limit is None else None if rate_limit == "plan" else rate_limit,
         updated_at=now,
         version=before.version + 1,
     )
     _put_client(tx, client)
-    changed = [
-        each for each in ("name", "email", "metadata") if getattr(before, each) != getattr(client, each)
-    ]
+    changed = [each for each in _CHANGEABLE if getattr(before, each) != getattr(client, each)]
     note(
         tx,
         actor,
         "client.updated",
         client_id=client_id,
         object_id=client_id,
-        before={each: str(getattr(before, each)) for each in changed},
-        after={each: str(getattr(client, each)) for each in changed},
+        before={each: _audited(getattr(before, each)) for each in changed},
+        after={each: _audited(getattr(client, each)) for each in changed},
         now=now,
     )
     return client
@@ -224,6 +226,7 @@ class SeedClient:
     stripe_customer_id: str | None = None
     stripe_subscription_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    rate_limit: Rate | None = None
     adjustments: tuple[Adjustment, ...] = ()
     costs: tuple[Cost, ...] = ()
 
@@ -251,6 +254,7 @@ def import_client(
         metadata=dict(seed.metadata),
         stripe_customer_id=seed.stripe_customer_id,
         stripe_subscription_id=seed.stripe_subscription_id,
+        rate_limit=seed.rate_limit,
     )
     _put_client(tx, client)
     cycle = cycle_number(seed.cycle_start, 0)
@@ -284,6 +288,15 @@ def import_client(
         )
         issue_key(tx, seed.client_id, key, actor=actor, now=now)
     return client
+
+
+_CHANGEABLE = ("name", "email", "metadata", "rate_limit")
+
+
+def _audited(value: object) -> str:
+    if value is None:
+        return "plan"
+    return rate_text(value) if isinstance(value, Rate) else str(value)
 
 
 def _client(tx: Transaction, client_id: str) -> Client:

@@ -12,6 +12,7 @@ from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import BadSettings, BillingError
 from openclaw_billing.records import Client
 from openclaw_billing.text import clean_email, clean_text
+from openclaw_billing.values import rate_of, rate_text
 
 ACTOR = Actor(name="adopt")
 NAME_MAX = 200
@@ -46,6 +47,7 @@ def _adopt_client(tx: Transaction, client: Client, fields: dict[str, Any], now: 
         ("active", _active),
         ("plan", _plan),
         ("credits", _credits),
+        ("rate_limit", _rate),
     ):
         try:
             done = attempt(tx, client, fields, now)
@@ -84,6 +86,15 @@ def _plan(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime
         return ""
     accounts.set_plan(tx, client.client_id, plan_id, reason="clients file edited", actor=ACTOR, now=now)
     return f"plan {plan_id}"
+
+
+def _rate(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:
+    value = fields.get("rate_limit")
+    rate = None if value is None else rate_of(value)
+    if "rate_limit" not in fields or rate == client.rate_limit:
+        return ""
+    accounts.update_client(tx, client.client_id, rate_limit=rate or "plan", actor=ACTOR, now=now)
+    return f"rate limit {'of the plan' if rate is None else rate_text(rate)}"
 
 
 def _credits(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-Fact: TypeAlias = str | int | bool | None
+Fact: TypeAlias = str | int | bool | list[str] | None
 
 
 class BillingError(HTTPException):
@@ -176,13 +176,24 @@ class IdMismatch(Unprocessable):
 
 
 class TooManyRequests(BillingError):
+    """Only ever for a rate: out of credits is `QuotaExceeded`. `violated` names the limits."""
+
     status = 429
     code = "rate_limited"
     sentence = "Too many requests"
 
-    def __init__(self, *, retry_after_seconds: int, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        sentence: str | None = None,
+        *,
+        retry_after_seconds: int,
+        headers: Mapping[str, str] | None = None,
+        violated: Sequence[str] = (),
+    ) -> None:
         waiting = {"Retry-After": str(max(1, retry_after_seconds))}
-        super().__init__(headers={**waiting, **(headers or {})})
+        super().__init__(sentence, headers={**waiting, **(headers or {})})
+        if violated:
+            self.facts["violated-policies"] = list(violated)
 
 
 class StripeRejected(BillingError):

@@ -16,6 +16,8 @@ from openclaw_billing.records import Rate
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
+SECOND, MINUTE = "default", "minute"
+"""The names of a client's two limits, as header fields tell them."""
 SLACK_US = SECOND_US
 """A clock set back by less changes nothing; see `judge`."""
 
@@ -109,9 +111,9 @@ def limits_of(rate: Rate) -> tuple[Limit, ...]:
     """The limits that a rate means: none, by the second, by the minute, or both."""
     found: list[Limit] = []
     if rate.per_second:
-        found.append(Limit("second", rate.per_second, SECOND_US, max(rate.burst, 1)))
+        found.append(Limit(SECOND, rate.per_second, SECOND_US, max(rate.burst, 1)))
     if rate.per_minute:
-        found.append(Limit("minute", rate.per_minute, MINUTE_US, rate.per_minute))
+        found.append(Limit(MINUTE, rate.per_minute, MINUTE_US, rate.per_minute))
     return tuple(found)
 
 

@@ -8,12 +8,14 @@ from types import MappingProxyType
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from openclaw_billing.gcra import MINUTE, SECOND
 from openclaw_billing.records import EntryKind, LedgerEntry, LotSource
 
 log = logging.getLogger(__name__.partition(".")[0])
 
 REQUESTS = Counter("openclaw_billing_requests_total", "Answers of our own routes", ["operation", "status"])
 _refusals = Counter("openclaw_billing_refusals_total", "Requests refused, by reason", ["reason"])
+_rate_refusals = Counter("openclaw_billing_rate_refusals_total", "Calls refused, by limit", ["limit"])
 _entries = Counter("openclaw_billing_ledger_entries_total", "Ledger entries written, by kind", ["kind"])
 _credits = Counter("openclaw_billing_credits_charged_total", "Credits captured for jobs")
 _operations = Counter("openclaw_billing_operations_total", "Operations made durable")
@@ -38,11 +40,36 @@ _stripe_breaker = Gauge(
     "openclaw_billing_stripe_breaker_open", "1 while Stripe is not asked", multiprocess_mode="max"
 )
 
+
+class Flag:
+    """A gauge that is written only when it changes."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._shown: bool | None = None
+
+    def told(self, value: bool) -> None:
+        if value is not self._shown:
+            self._shown = value
+            self._gauge.set(value)
+
+
+DEGRADED = Flag(
+    Gauge(
+        "openclaw_billing_rate_limits_degraded",
+        "1 while calls are counted without the other gateways or workers",
+        multiprocess_mode="livemax",
+    )
+)
+
 REFUSALS: Mapping[str, Counter] = MappingProxyType(
     {
         reason: _refusals.labels(reason)
         for reason in ("invalid_key", "invalid_token", "quota_exceeded", "payment_overdue", "rate_limited")
     }
+)
+RATE_REFUSALS: Mapping[str, Counter] = MappingProxyType(
+    {limit: _rate_refusals.labels(limit) for limit in (SECOND, MINUTE, "address", "overall")}
 )
 _KINDS = {kind: _entries.labels(kind.value) for kind in EntryKind}
 

@@ -22,6 +22,7 @@ from openclaw_billing.clock import Clock, SystemClock
 from openclaw_billing.contracts import Operation, Store, StoreObserver, Transaction, View
 from openclaw_billing.errors import BadSettings, QuotaExceeded
 from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
+from openclaw_billing.limits.made import Limits, make_limits
 from openclaw_billing.records import Fact, Key
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
@@ -56,6 +57,7 @@ class Runtime:
         self._opening = threading.Lock()
         self._admin_digests: tuple[bytes, ...] = ()
         self._peppers: Peppers | None = None
+        self._limits: Limits | None = None
         self.clock: Clock = clock or SystemClock()
         self.log = log
         self.new_admin_token: str | None = None
@@ -82,6 +84,13 @@ class Runtime:
             self.open()
         assert self._peppers is not None
         return self._peppers
+
+    @property
+    def limits(self) -> Limits:
+        if self._limits is None:
+            with self._opening:
+                self._limits = self._limits or make_limits(self.settings, self.clock)
+        return self._limits
 
     def now(self) -> datetime:
         return self.clock.now()
@@ -117,8 +126,17 @@ class Runtime:
         """Finish what waits and let go of the store; the next use opens it again."""
         with self._opening:
             store, self._store = self._store, None
+            limits, self._limits = self._limits, None
+            if limits is not None:
+                limits.close()
             if store is not None:
                 store.close()
+
+    async def aclose(self) -> None:
+        """The same for an application that ends: connections of this event loop are closed too."""
+        if self._limits is not None:
+            await self._limits.aclose()
+        await asyncio.to_thread(self.close)
 
     async def write(self, operation: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Run `operation(tx, *args, **kwargs, now=this moment)`; its answer, once it is durable."""

@@ -16,7 +16,8 @@ from openclaw_billing.accounts import SeedClient
 from openclaw_billing.contracts import Duplicate, Transaction
 from openclaw_billing.errors import BadSettings, DuplicateEmail
 from openclaw_billing.keys import Peppers, is_key_shape
-from openclaw_billing.records import COST_USD_MICROS_MAX, CREDITS_MAX, Adjustment, Cost
+from openclaw_billing.records import COST_USD_MICROS_MAX, CREDITS_MAX, Adjustment, Cost, Rate
+from openclaw_billing.values import rate_of
 
 CLIENTS_MAX = 1_000_000
 RECENT_MAX = 5
@@ -81,6 +82,7 @@ def _client(client_id: str, fields: Any) -> SeedClient:
             for name, value in _metadata(fields).items()
             if isinstance(value, str) and len(value) <= 200
         },
+        rate_limit=_rate(client_id, fields),
         adjustments=_adjustments(client_id, _metadata(fields)),
         costs=_costs(client_id, _metadata(fields)),
     )
@@ -141,6 +143,14 @@ def _key_text(client_id: str, fields: dict[str, Any]) -> str | None:
     if not isinstance(value, str) or not is_key_shape(value):
         raise BadSettings(f"Client {client_id}: api_key must be oc_live_ and 32 hex digits")
     return value
+
+
+def _rate(client_id: str, fields: dict[str, Any]) -> Rate | None:
+    value = fields.get("rate_limit")
+    try:
+        return None if value is None else rate_of(value)
+    except ValueError as error:
+        raise BadSettings(f"Client {client_id}: rate_limit: {error}") from error
 
 
 def _count(client_id: str, fields: dict[str, Any]) -> int:

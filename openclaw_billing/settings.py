@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,17 +13,23 @@ from pydantic import ModelWrapValidatorHandler as Handler
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from openclaw_billing.errors import BadSettings
+from openclaw_billing.records import Rate
 from openclaw_billing.values import (
     LOOPBACK,
     SECRET_KEY,
+    TOPUP_PREFIX,
     AdminTokenState,
     BillingMode,
     Contact,
     LogLevel,
     Origins,
+    Proxies,
+    ProxiesSetting,
     QuotaStatus,
+    RateSetting,
     Seconds,
     SigningSecrets,
+    TopupSource,
     WebAddress,
     host_of,
     placeholders_in,
@@ -34,7 +39,6 @@ ENV_FILE = Path(".env")
 ADMIN_TOKEN_LENGTH_MIN = 32
 SECRET_LENGTH_MIN = 32
 PUBLISHED_TOKENS = frozenset({"admin-token-secret", "your-secret-admin-token", "change-me", "changeme"})
-TOPUP_PREFIX = "STRIPE_PRICE_TOPUP"
 URL_SCHEMES = {
     "database_url": ("postgresql://", "postgres://"),
     "redis_url": ("redis://", "rediss://", "unix://"),
@@ -120,6 +124,39 @@ class Settings(BaseSettings):
         "OPENCLAW_LOG_FORMAT", "text", "One line a fact: `text` or `json`."
     )
     log_level: LogLevel = _setting("OPENCLAW_LOG_LEVEL", "INFO", "The least important level that is logged.")
+
+    rate_limits: bool = _setting("OPENCLAW_RATE_LIMITS", True, "Whether clients may call only so often.")
+    rate_free: RateSetting = _setting(
+        "OPENCLAW_RATE_FREE", Rate(10, 30, 300), "How often a client of the Free plan may call."
+    )
+    rate_starter: RateSetting = _setting(
+        "OPENCLAW_RATE_STARTER", Rate(20, 100, 900), "How often a client of the Starter plan may call."
+    )
+    rate_pro: RateSetting = _setting(
+        "OPENCLAW_RATE_PRO", Rate(50, 250, 2400), "How often a client of the Pro plan may call."
+    )
+    rate_enterprise: RateSetting = _setting(
+        "OPENCLAW_RATE_ENTERPRISE", Rate(200, 1000, 0), "How often a client of the Enterprise plan may call."
+    )
+    failures_per_address: int = _setting(
+        "OPENCLAW_FAILURES_PER_ADDRESS",
+        10,
+        "Wrong keys and admin tokens that one address may send in five minutes; 0 is no limit.",
+        ge=0,
+        le=100_000,
+    )
+    failures_overall: int = _setting(
+        "OPENCLAW_FAILURES_OVERALL",
+        1000,
+        "Wrong keys and admin tokens of all addresses together in five minutes; 0 is no limit.",
+        ge=0,
+        le=100_000,
+    )
+    trusted_proxies: ProxiesSetting = _setting(
+        "OPENCLAW_TRUSTED_PROXIES",
+        Proxies(),
+        "Whose X-Forwarded-For is believed: the number of proxies before the gateway, or their networks.",
+    )
 
     quota_status: QuotaStatus = _setting(
         "OPENCLAW_QUOTA_STATUS", 403, "The status when out of credits: 403, or 402."
@@ -211,7 +248,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        packs = _TopupSource(settings_cls, env_settings, dotenv_settings)
+        packs = TopupSource(settings_cls, env_settings, dotenv_settings)
         return init_settings, env_settings, dotenv_settings, packs
 
     @model_validator(mode="wrap")
@@ -322,27 +359,6 @@ def problems(settings: Settings) -> list[str]:
 def setting_names() -> dict[str, str]:
     """The environment's name of every setting, by attribute."""
     return {name: str(field.validation_alias) for name, field in Settings.model_fields.items()}
-
-
-class _TopupSource(PydanticBaseSettingsSource):
-    """Gathers `STRIPE_PRICE_TOPUP_<credits>`, whose names cannot be listed beforehand."""
-
-    def __init__(self, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls)
-        self._sources = sources
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        packs: dict[str, str] = {}
-        for source in self._sources:
-            names: Mapping[str, str | None] = getattr(source, "env_vars", {})
-            for name, value in names.items():
-                credits = name.upper().removeprefix(f"{TOPUP_PREFIX}_")
-                if credits.isascii() and credits.isdigit() and value:
-                    packs.setdefault(credits, value.strip())
-        return {TOPUP_PREFIX: packs} if packs else {}
 
 
 def _sentence(problem: dict[str, Any]) -> str:

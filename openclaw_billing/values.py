@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
+
+from openclaw_billing.records import Rate
 
 SIGNING_SECRETS_MAX = 5
+TOPUP_PREFIX = "STRIPE_PRICE_TOPUP"
+PER_SECOND_MAX = 10_000
+BURST_MAX = 100_000
+PER_MINUTE_MAX = 600_000
+PROXIES_MAX = 32
 
 _PLACEHOLDER = re.compile(r"(?:(?:sk|pk|rk)_(?:test|live)|whsec)_x{4,}|price_x{4,}", re.IGNORECASE)
 SECRET_KEY = re.compile(r"(?:sk|rk)_(test|live)_[0-9A-Za-z_]+")
@@ -48,6 +58,75 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """Whom to believe about where a request came from: so many hops, or these networks. By default nobody."""
+
+    hops: int = 0
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+def proxies_of(value: object) -> object:
+    """`2`, or `10.0.0.0/8, 2001:db8::/32`."""
+    if not isinstance(value, str):
+        return value
+    if value.isascii() and value.isdigit() and len(value) <= 2 and int(value) <= PROXIES_MAX:
+        return Proxies(hops=int(value))
+    try:
+        return Proxies(networks=tuple(ip_network(part.strip()) for part in value.split(",") if part.strip()))
+    except ValueError:
+        raise ValueError("it must be a number of proxies, or networks such as 10.0.0.0/8") from None
+
+
+def rate_of(value: object) -> Rate:
+    """`10/s, burst 30, 300/min`; any part may be left out, and `off` is no limit at all.
+
+    Raises:
+        ValueError: it is not one, with what it should be.
+    """
+    if isinstance(value, Rate):
+        return checked_rate(value)
+    if not isinstance(value, str) or len(value) > 100:
+        raise ValueError(_RATE_SHOULD_BE)
+    if value.strip().lower() in ("off", "0"):
+        return Rate(0, 0, 0)
+    counts = {"s": 0, "burst": 0, "min": 0}
+    for part in value.lower().split(","):
+        found = _RATE_PART.fullmatch(part.strip())
+        if found is None:
+            raise ValueError(_RATE_SHOULD_BE)
+        name = "burst" if found["burst"] else found["unit"]
+        if counts[name]:
+            raise ValueError(_RATE_SHOULD_BE)
+        counts[name] = int(found["burst"] or found["count"])
+    return checked_rate(Rate(counts["s"], counts["burst"], counts["min"]))
+
+
+def checked_rate(rate: Rate) -> Rate:
+    """The rate, with a second's worth as its burst where none is given.
+
+    Raises:
+        ValueError: a part is out of range, or is a burst of nothing.
+    """
+    if not (0 <= rate.per_second <= PER_SECOND_MAX and 0 <= rate.per_minute <= PER_MINUTE_MAX):
+        raise ValueError(f"it must be at most {PER_SECOND_MAX}/s and {PER_MINUTE_MAX}/min")
+    if not 0 <= rate.burst <= BURST_MAX or (rate.burst and not rate.per_second):
+        raise ValueError(f"a burst is at most {BURST_MAX} calls, and of a rate a second")
+    return Rate(rate.per_second, rate.burst or rate.per_second, rate.per_minute)
+
+
+def rate_text(rate: Rate) -> str:
+    """The rate as `rate_of` reads it."""
+    parts = [f"{rate.per_second}/s, burst {rate.burst}"] if rate.per_second else []
+    parts += [f"{rate.per_minute}/min"] if rate.per_minute else []
+    return ", ".join(parts) or "off"
+
+
+_RATE_PART = re.compile(r"(?P<count>\d{1,9})/(?P<unit>s|min)|burst (?P<burst>\d{1,9})", re.ASCII)
+_RATE_SHOULD_BE = "it must be like `10/s, burst 30, 300/min`, or `off`"
+
+RateSetting: TypeAlias = Annotated[Rate, NoDecode, BeforeValidator(rate_of)]
+ProxiesSetting: TypeAlias = Annotated[Proxies, NoDecode, BeforeValidator(proxies_of)]
 WebAddress: TypeAlias = Annotated[str, AfterValidator(_web_address)]
 Contact: TypeAlias = Annotated[str, AfterValidator(_contact)]
 Origins: TypeAlias = Annotated[
@@ -83,3 +162,24 @@ def host_of(address: str) -> str | None:
         return parts.hostname if parts.scheme in ("http", "https") else None
     except ValueError:
         return None
+
+
+class TopupSource(PydanticBaseSettingsSource):
+    """Gathers `STRIPE_PRICE_TOPUP_<credits>`, whose names cannot be listed beforehand."""
+
+    def __init__(self, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._sources = sources
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        packs: dict[str, str] = {}
+        for source in self._sources:
+            names: Mapping[str, str | None] = getattr(source, "env_vars", {})
+            for name, value in names.items():
+                credits = name.upper().removeprefix(f"{TOPUP_PREFIX}_")
+                if credits.isascii() and credits.isdigit() and value:
+                    packs.setdefault(credits, value.strip())
+        return {TOPUP_PREFIX: packs} if packs else {}

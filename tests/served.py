@@ -85,11 +85,16 @@ class Served:
 def served(
     place: Path, *, settings: Mapping[str, str] | None = None, workers: int = 1, port: int = 0
 ) -> Iterator[Served]:
-    """A gateway on a free port of the loopback, its data under `place`, once it answers."""
+    """A gateway on a free port of the loopback, its data under `place`, once it answers.
+
+    Clients may call as often as they like unless the settings say otherwise: callers here never pause.
+    """
     place.mkdir(exist_ok=True)
     port = port or free_port()
     data, output = place / "data", place / "output.txt"
-    environment = clean_environment(OPENCLAW_DATA_DIR=str(data), **(settings or {}))
+    environment = clean_environment(
+        **{"OPENCLAW_DATA_DIR": str(data), "OPENCLAW_RATE_LIMITS": "false", **(settings or {})}
+    )
     command = [sys.executable, str(ROOT / "gateway.py"), "--port", str(port), "--workers", str(workers)]
     running = Served(_begin(command, environment, output), port, data, output, command, environment)
     try:

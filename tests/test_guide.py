@@ -44,7 +44,7 @@ def block_after(heading: str, language: str, text: str = GUIDE) -> str:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("guide")) as running:
+    with served(tmp_path_factory.mktemp("guide"), settings={"OPENCLAW_RATE_LIMITS": "true"}) as running:
         yield running
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[FastAPI]:
-    settings = load_settings(data_dir=tmp_path / "data", admin_token=TOKEN, docs=True)
+    settings = load_settings(data_dir=tmp_path / "data", admin_token=TOKEN, docs=True, rate_limits=False)
     client_auth.runtime.reconfigure(settings)
     yield gateway.create_app(settings)
     client_auth.runtime.reconfigure()

@@ -51,7 +51,12 @@ class Ours(Subject):
         return [sys.executable, GATEWAY, *served]
 
     def environment(self, site: Site) -> dict[str, str]:
-        return {"OPENCLAW_DATA_DIR": str(site.data_dir), "OPENCLAW_ADMIN_TOKEN": self._admin_token}
+        return {
+            "OPENCLAW_DATA_DIR": str(site.data_dir),
+            "OPENCLAW_ADMIN_TOKEN": self._admin_token,
+            # A few clients that never pause would be refused, and what is measured is the work.
+            "OPENCLAW_RATE_LIMITS": "false",
+        }
 
     def credits_left(self, site: Site, keys: list[str]) -> int:
         bodies = read_each("127.0.0.1", site.port, USAGE_PATH, keys)

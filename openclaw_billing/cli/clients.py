@@ -13,6 +13,7 @@ from openclaw_billing.contracts import HistoryQuery, Query
 from openclaw_billing.errors import NotFound
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.text import clean_email
+from openclaw_billing.values import rate_of, rate_text
 from openclaw_billing.web.models import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from openclaw_billing.web.views import AuditView, ClientView, EntryView
 
@@ -93,6 +94,23 @@ def reactivate(client_id: ClientId) -> None:
     with opened() as runtime:
         runtime.write_and_wait(accounts.reactivate, client_id, actor=ACTOR)
         say("Reactivated.")
+
+
+@app.command("rate")
+def set_rate(
+    client_id: ClientId,
+    rate: Annotated[str, typer.Argument(help="Such as '100/s, burst 500, 6000/min'; or off; or plan.")],
+) -> None:
+    """Set how often a client may call, whatever its plan says."""
+    try:
+        wanted = "plan" if rate == "plan" else rate_of(rate)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="RATE") from error
+    with opened() as runtime:
+        runtime.write_and_wait(accounts.update_client, client_id, rate_limit=wanted, actor=ACTOR)
+        client = runtime.view.clients.get(client_id)
+        assert client is not None
+        say("The plan's." if client.rate_limit is None else f"{rate_text(client.rate_limit)}.")
 
 
 def add_to(root: typer.Typer) -> None:

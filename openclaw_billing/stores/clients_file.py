@@ -14,6 +14,7 @@ from typing import Any
 
 from openclaw_billing.records import Account, Client, Key, Recent
 from openclaw_billing.stores.codec import moment_text
+from openclaw_billing.values import rate_text
 
 
 def clients_file(clients: Iterable[tuple[Client, Account, list[Key], Recent | None]]) -> Iterator[bytes]:
@@ -46,6 +47,7 @@ def _client(client: Client, account: Account, keys: list[Key], recent: Recent | 
         "active": client.active,
         "stripe_customer_id": client.stripe_customer_id,
         "stripe_subscription_id": client.stripe_subscription_id,
+        "rate_limit": None if client.rate_limit is None else rate_text(client.rate_limit),
         "billing_cycle_start": account.cycle_start,
         "billing_cycle_end": account.cycle_end,
         "keys": [

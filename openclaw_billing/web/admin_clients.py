@@ -14,7 +14,7 @@ from openclaw_billing import accounts, ledger
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction
 from openclaw_billing.errors import NotFound
-from openclaw_billing.records import CREDITS_MAX, Client
+from openclaw_billing.records import CREDITS_MAX, Client, Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.usage import standing_of
 from openclaw_billing.web.auth import AdminToken
@@ -30,7 +30,8 @@ from openclaw_billing.web.endpoint import (
     operation_id,
 )
 from openclaw_billing.web.etag import etag_of, not_modified
-from openclaw_billing.web.models import Email, Input, Line, Name, Output, Reason
+from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import ClientList, ClientView, NewClientView, client_fields
 
@@ -48,11 +49,18 @@ class NewClient(Input):
 
 
 class ClientChanges(Input):
-    """What shall be different; a field left out stays."""
+    """What shall be different; a field left out stays. `rate_limit` null is the plan's again."""
 
     name: Name | None = None
     email: Email | None = None
     metadata: dict[Annotated[str, Field(max_length=40)], Line] | None = Field(None, max_length=50)
+    rate_limit: RateIn | None = None
+
+    @property
+    def rate(self) -> Rate | Literal["plan"] | None:
+        if "rate_limit" not in self.model_fields_set:
+            return None
+        return "plan" if self.rate_limit is None else self.rate_limit.rate
 
 
 class CreditChange(Input):
@@ -83,7 +91,7 @@ class DeactivationView(Output):
 
 
 def admin_client_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"])
+    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
     admin = AdminToken(runtime)
     _create(router, runtime, admin)
     _read(router, runtime, admin)
@@ -179,7 +187,7 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         response: Response,
         actor: Actor = Depends(admin),
     ) -> ClientView:
-        """Name, e-mail and metadata. With `If-Match`, only if nobody changed the client meanwhile."""
+        """Name, e-mail, metadata and rate limit. With `If-Match`, only if nobody changed the client meanwhile."""
         version = expected_version(request)
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
@@ -189,6 +197,7 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
                 name=body.name,
                 email=body.email,
                 metadata=body.metadata,
+                rate_limit=body.rate,
                 if_version=version,
                 actor=actor,
                 now=now,

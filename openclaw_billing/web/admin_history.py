@@ -17,6 +17,7 @@ from openclaw_billing.web.billing import ledger_page
 from openclaw_billing.web.csv_export import csv_response, wants_csv
 from openclaw_billing.web.cursors import decode_position, encode_position
 from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import AuditPage, AuditView, EntryView, LedgerPage
 
@@ -25,7 +26,7 @@ Filter = Annotated[str | None, QueryParameter(max_length=200)]
 
 
 def admin_history_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"])
+    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
     admin = AdminToken(runtime)
     _ledger(router, runtime, admin)
     _audit(router, runtime, admin)

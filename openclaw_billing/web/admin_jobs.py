@@ -18,6 +18,7 @@ from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.csv_export import csv_response, wants_csv
 from openclaw_billing.web.cursors import decode_after, encode_after
 from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import DollarsIn, Input, micros_of
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import JobList, JobView
@@ -35,7 +36,7 @@ class JobMove(Input):
 
 
 def admin_job_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"])
+    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
     admin = AdminToken(runtime)
 
     @router.get("/api/admin/jobs", operation_id="listAllJobs", summary="Jobs", response_model=JobList)

@@ -10,6 +10,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web import billing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.billing import NewKey, Rotation
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import KeyList, KeyView, NewKeyView
 
@@ -17,7 +18,7 @@ KEYS = "/api/admin/clients/{client_id}/keys"
 
 
 def admin_key_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"])
+    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
     admin = AdminToken(runtime)
 
     @router.get(KEYS, operation_id="listKeys", summary="A client's keys")

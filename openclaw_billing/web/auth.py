@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from typing import Any
+
+from fastapi import Request, Response
 from fastapi.security import APIKeyHeader
 
 from openclaw_billing import accounts
@@ -12,8 +14,12 @@ from openclaw_billing.keys import is_key_shape
 from openclaw_billing.metrics import REFUSALS
 from openclaw_billing.records import Client, Key
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.limits import ADDRESS_FIELD, RATE_FIELDS, Attempt, ClientGate
+from openclaw_billing.web.route import LimitedRequest
 
 HEADER_BYTES_MAX = 512
+# FastAPI hands in the response that it will send; who calls a dependency by hand has none.
+_NONE: Any = None
 
 
 def header(request: Request, name: bytes) -> str | None:
@@ -44,12 +50,27 @@ class ClientKey(APIKeyHeader):
             name="X-Client-Key", scheme_name="ClientKey", description="A client's API key", auto_error=False
         )
         self._runtime = runtime
+        self._gate = ClientGate(runtime)
 
-    async def __call__(self, request: Request) -> Client:  # type: ignore[override]
-        client = self.identify(request)
+    async def __call__(self, request: Request, response: Response = _NONE) -> Client:  # type: ignore[override]
+        client = await self.admit(request, response)
         if client is None:
             REFUSALS["invalid_key"].inc()
             raise KeyRejected
+        return client
+
+    async def admit(self, request: Request, response: Response = _NONE) -> Client | None:
+        """The client, if this call does not come too soon; None where the header is absent.
+
+        Raises:
+            TooManyRequests, KeyRejected
+        """
+        client = self.identify(request)
+        if client is not None:
+            await self._gate.admit(request, client)
+            # Our own routes tell it on every answer, whatever makes it.
+            if response is not None and not isinstance(request, LimitedRequest):
+                response.raw_headers.extend(request.scope.get(RATE_FIELDS, ()))
         return client
 
     def identify(self, request: Request) -> Client | None:
@@ -57,6 +78,7 @@ class ClientKey(APIKeyHeader):
 
         Raises:
             KeyRejected: there is a key, and it is not good: never a fall-back to being nobody.
+            TooManyRequests: too many wrong ones came from there.
         """
         query: bytes = request.scope["query_string"]
         if query and b"oc_" in query:
@@ -66,18 +88,21 @@ class ClientKey(APIKeyHeader):
         key_text = header(request, b"x-client-key")
         if key_text is None:
             return None
+        attempt = Attempt(self._runtime, request.scope, key_text)
         found = key_of(self._runtime, key_text)
         if found is None:
+            attempt.failed()
             REFUSALS["invalid_key"].inc()
             raise KeyRejected
+        attempt.passed()
         return found[0]
 
 
 class OptionalClientKey(ClientKey):
     """`X-Client-Key`, if there is one."""
 
-    async def __call__(self, request: Request) -> Client | None:  # type: ignore[override]
-        return self.identify(request)
+    async def __call__(self, request: Request, response: Response = _NONE) -> Client | None:  # type: ignore[override]
+        return await self.admit(request, response)
 
 
 class AdminToken(APIKeyHeader):
@@ -101,14 +126,20 @@ class AdminToken(APIKeyHeader):
 
         Raises:
             AdminDisabled: no usable token is configured.
+            TooManyRequests: too many wrong ones came from there.
         """
         if not self._runtime.admin_enabled:
             raise AdminDisabled
         token = header(request, b"x-auth-token")
         if token is None:
             token = self._from_query(request)
-        if not token or not self._runtime.is_admin(token):
+        if not token:
             return None
+        attempt = Attempt(self._runtime, request.scope, token)
+        if not self._runtime.is_admin(token):
+            attempt.failed()
+            return None
+        attempt.passed()
         return actor_of(request, "admin")
 
     def _from_query(self, request: Request) -> str | None:
@@ -124,9 +155,8 @@ class AdminToken(APIKeyHeader):
 
 def actor_of(request: Request, name: str) -> Actor:
     """The actor for the audit log, with where they came from."""
-    peer = request.scope.get("client")
     return Actor(
         name=name,
-        address=None if peer is None else str(peer[0]),
+        address=request.scope.get(ADDRESS_FIELD),
         request_id=getattr(request.state, "request_id", None),
     )

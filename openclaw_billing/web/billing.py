@@ -16,6 +16,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import ClientKey, actor_of
 from openclaw_billing.web.cursors import decode_position, encode_position
 from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Line, Moment
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import (
@@ -46,20 +47,26 @@ class Rotation(Input):
 
 
 def billing_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["billing"])
+    router = APIRouter()
+    own = APIRouter(route_class=BillingRoute, tags=["billing"], responses=RATE_LIMITED)
     client_key = ClientKey(runtime)
-    _public(router)
-    _standing(router, runtime, client_key)
-    _keys(router, runtime, client_key)
+    router.include_router(_public())
+    _standing(own, runtime, client_key)
+    _keys(own, runtime, client_key)
+    router.include_router(own)
     return router
 
 
-def _public(router: APIRouter) -> None:
+def _public() -> APIRouter:
+    router = APIRouter(route_class=BillingRoute, tags=["billing"])
+
     @router.get("/api/billing/plans", operation_id="listPlans", summary="The plans on offer")
     async def list_plans(response: Response) -> dict[str, PlanView]:
         """Every plan by its id. Public: no key is needed."""
         response.headers["Cache-Control"] = "public, max-age=60"
         return {plan_id: PlanView.of(plan) for plan_id, plan in plans.CATALOGUE.items()}
+
+    return router
 
 
 def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -67,7 +74,9 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
     async def get_usage(client: Client = Depends(client_key)) -> UsageView:
         """Credits left, the cycle's edges, and what your jobs have cost."""
         now = runtime.now()
-        return UsageView.of(client, usage.standing(runtime.view, client.client_id, now), now)
+        limits = runtime.limits
+        rate = None if limits.clients is None else limits.rates.of(client, runtime.view)
+        return UsageView.of(client, usage.standing(runtime.view, client.client_id, now), rate, now)
 
     @router.get("/api/billing/ledger", operation_id="listOwnLedger", summary="What happened to your credits")
     async def list_own_ledger(

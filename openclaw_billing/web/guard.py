@@ -11,6 +11,7 @@ from openclaw_billing.errors import AdminDisabled, BillingError, TokenRejected
 from openclaw_billing.metrics import REFUSALS
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.ending import Ending
+from openclaw_billing.web.limits import Attempt
 from openclaw_billing.web.paths import OwnPaths, path_of
 from openclaw_billing.web.problems import problem
 from openclaw_billing.web.route import request_id_of
@@ -81,7 +82,13 @@ class Guard:
         tokens = [value for name, value in scope["headers"] if name == b"x-auth-token"]
         if len(tokens) != 1 or not 0 < len(tokens[0]) <= TOKEN_BYTES_MAX:
             return False
-        return self._runtime.is_admin(tokens[0].decode("latin-1"))
+        token = tokens[0].decode("latin-1")
+        attempt = Attempt(self._runtime, scope, token)
+        if not self._runtime.is_admin(token):
+            attempt.failed()
+            return False
+        attempt.passed()
+        return True
 
 
 async def _refuse(error: BillingError, scope: Scope, receive: Receive, send: Send) -> None:

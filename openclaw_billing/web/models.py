@@ -18,12 +18,14 @@ from pydantic import (
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from openclaw_billing.records import COST_USD_MICROS_MAX
+from openclaw_billing.records import COST_USD_MICROS_MAX, Rate
 from openclaw_billing.text import EMAIL_LENGTH_MAX, clean_email, clean_text
+from openclaw_billing.values import BURST_MAX, PER_MINUTE_MAX, PER_SECOND_MAX, checked_rate
 
 NAME_LENGTH_MAX = 200
 LINE_LENGTH_MAX = 200
@@ -44,6 +46,23 @@ class Output(BaseModel):
     """What we answer."""
 
     model_config = ConfigDict(frozen=True)
+
+
+class RateIn(Input):
+    """How often a client may call. 0 is no limit; without `burst`, a second's worth may come at once."""
+
+    per_second: int = Field(0, ge=0, le=PER_SECOND_MAX)
+    burst: int = Field(0, ge=0, le=BURST_MAX)
+    per_minute: int = Field(0, ge=0, le=PER_MINUTE_MAX)
+
+    @model_validator(mode="after")
+    def _burst_of_something(self) -> RateIn:
+        checked_rate(self.rate)
+        return self
+
+    @property
+    def rate(self) -> Rate:
+        return Rate(self.per_second, self.burst or self.per_second, self.per_minute)
 
 
 class Dollars(Decimal):

@@ -24,6 +24,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.signatures import is_signed
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.auth import ClientKey, header
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Dollars, Input, Output
 from openclaw_billing.web.route import BillingRoute, limited_route
 
@@ -70,7 +71,7 @@ def payment_routes(runtime: Runtime) -> APIRouter:
 
 
 def _checkout(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["billing"])
+    router = APIRouter(route_class=BillingRoute, tags=["billing"], responses=RATE_LIMITED)
 
     @router.post("/api/billing/checkout", operation_id="createCheckout", summary="Pay for a plan")
     async def create_checkout(

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope
 from openclaw_billing.errors import PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
+from openclaw_billing.web.limits import RATE_FIELDS
 from openclaw_billing.web.problems import internal_error, problem, validation_problem
 
 BODY_BYTES_MAX = 64 * 1024
@@ -81,7 +82,7 @@ class BillingRoute(APIRoute):
         except Exception:
             log.exception("Request %s failed", request_id)
             response = internal_error(request_id)
-        _finish(response, request_id)
+        _finish(response, request_id, limited.scope)
         counter = self._counters.get(response.status_code)
         if counter is None:
             counter = REQUESTS.labels(self.operation_id or self.name, str(response.status_code))
@@ -159,8 +160,9 @@ def request_id_of(scope: Scope) -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-def _finish(response: Response, request_id: str) -> None:
+def _finish(response: Response, request_id: str, scope: Scope) -> None:
     headers = response.raw_headers
+    headers.extend(scope.get(RATE_FIELDS, ()))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append(_NO_STORE)
     headers.append(_NO_SNIFF)

@@ -16,6 +16,7 @@ from openclaw_billing.records import (
     Key,
     LedgerEntry,
     Priority,
+    Rate,
     TaskType,
 )
 from openclaw_billing.usage import Standing, standing_of
@@ -44,8 +45,20 @@ class PlanView(Output):
         )
 
 
+class RateView(Output):
+    """How often a client may call; 0 is no limit."""
+
+    per_second: int
+    burst: int
+    per_minute: int
+
+    @classmethod
+    def of(cls, rate: Rate) -> RateView:
+        return cls(per_second=rate.per_second, burst=rate.burst, per_minute=rate.per_minute)
+
+
 class ClientView(Output):
-    """A client. `credits_remaining` is null where jobs are unlimited."""
+    """A client. `credits_remaining` is null where jobs are unlimited, `rate_limit` where it is the plan's."""
 
     client_id: str
     name: str
@@ -61,6 +74,7 @@ class ClientView(Output):
     stripe_customer_id: str | None = None
     stripe_subscription_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    rate_limit: RateView | None = None
     version: int
 
     @classmethod
@@ -105,10 +119,12 @@ class UsageView(Output):
     usage_pct: float
     total_spent: Dollars
     status: str
+    rate_limit: RateView | None = None
     lots: list[LotView]
 
     @classmethod
-    def of(cls, client: Client, stand: Standing, now: datetime) -> UsageView:
+    def of(cls, client: Client, stand: Standing, rate: Rate | None, now: datetime) -> UsageView:
+        """`rate` is how often the client may call; None where calls are not limited."""
         return cls(
             client_id=client.client_id,
             plan=stand.plan.plan_id,
@@ -122,6 +138,7 @@ class UsageView(Output):
             usage_pct=stand.used_percent,
             total_spent=Dollars.from_micros(stand.spent_usd_micros),
             status="active" if client.active else "inactive",
+            rate_limit=None if rate is None else RateView.of(rate),
             lots=[
                 LotView(source=lot.source, credits=lot.left, expires_at=lot.expires_at) for lot in stand.lots
             ],
@@ -302,5 +319,6 @@ def client_fields(client: Client, stand: Standing) -> dict[str, object]:
         "stripe_customer_id": client.stripe_customer_id,
         "stripe_subscription_id": client.stripe_subscription_id,
         "metadata": client.metadata,
+        "rate_limit": None if client.rate_limit is None else RateView.of(client.rate_limit),
         "version": client.version,
     }

@@ -21,7 +21,7 @@ def ticks() -> int:
 
 def main() -> None:
     place, key, calls, rate, burst = sys.argv[1:]
-    limits = (Limit("second", int(rate), SECOND_US, int(burst)),)
+    limits = (Limit("default", int(rate), SECOND_US, int(burst)),)
     if calls == "hold":
         hold(Path(place), key)
     else:
@@ -54,7 +54,7 @@ def tell(calls: int, came: list[int]) -> None:
 
 def hold(place: Path, key: str) -> None:
     limiter = SharedLimiter(place, ticks)
-    limits = (Limit("second", 1, SECOND_US, 1),)
+    limits = (Limit("default", 1, SECOND_US, 1),)
     limiter.take_now("ready", limits, cost=0)
 
     def stand_still() -> int:

@@ -21,11 +21,11 @@ from openclaw_billing.gcra import (
 from openclaw_billing.records import Rate
 
 NEVER = (0, 0)
-FREE = Limit("second", 10, SECOND_US, 30)
+FREE = Limit("default", 10, SECOND_US, 30)
 
 limits = st.builds(
     Limit,
-    st.sampled_from(["second", "minute"]),
+    st.sampled_from(["default", "minute"]),
     st.integers(1, 10_000),
     st.sampled_from([SECOND_US, MINUTE_US]),
     st.integers(1, 1_000),
@@ -129,7 +129,7 @@ def test_a_clock_set_back_a_little_lets_nobody_in_twice_and_a_new_count_starts_a
 
 @pytest.mark.parametrize("count", [1, 3, 7, 60, 9_999])
 def test_a_rate_that_does_not_divide_is_rounded_down(count: int) -> None:
-    limit = Limit("second", count, SECOND_US, 1)
+    limit = Limit("default", count, SECOND_US, 1)
     assert limit.interval_us * count >= SECOND_US
     assert (limit.interval_us - 1) * count < SECOND_US
 
@@ -137,7 +137,7 @@ def test_a_rate_that_does_not_divide_is_rounded_down(count: int) -> None:
 def test_a_rate_of_nothing_is_no_limit() -> None:
     assert limits_of(Rate(0, 0, 0)) == ()
     assert [limit.name for limit in limits_of(Rate(0, 0, 60))] == ["minute"]
-    assert [limit.name for limit in limits_of(Rate(5, 0, 0))] == ["second"]
+    assert [limit.name for limit in limits_of(Rate(5, 0, 0))] == ["default"]
     assert limits_of(Rate(5, 0, 0))[0].burst == 1
 
 

@@ -1,0 +1,40 @@
+"""The limits of one gateway, made as its settings say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openclaw_billing.clock import Clock, ticks_of
+from openclaw_billing.contracts import Limiter, LocalLimiter
+from openclaw_billing.limits.failures import Failures
+from openclaw_billing.limits.rates import Rates
+from openclaw_billing.limits.shared import SharedLimiter
+from openclaw_billing.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`clients` counts clients' calls; None where they are not limited."""
+
+    local: LocalLimiter
+    clients: Limiter | None
+    failures: Failures
+    rates: Rates
+
+    async def aclose(self) -> None:
+        if self.clients is not None:
+            await self.clients.aclose()
+        await self.local.aclose()
+
+    def close(self) -> None:
+        self.local.close()
+
+
+def make_limits(settings: Settings, clock: Clock) -> Limits:
+    """Opens nothing: the first call does."""
+    ticks = ticks_of(clock)
+    local = SharedLimiter(settings.data_dir, ticks)
+    failures = Failures(
+        local, ticks, per_address=settings.failures_per_address, overall=settings.failures_overall
+    )
+    return Limits(local, local if settings.rate_limits else None, failures, Rates(settings, ticks))
