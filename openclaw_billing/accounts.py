@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from openclaw_billing import ledger
+from openclaw_billing import ledger, outbox
 from openclaw_billing.audit import Actor, note
 from openclaw_billing.contracts import Duplicate, Page, Query, Transaction, View
 from openclaw_billing.cycles import cycle_number
@@ -35,6 +35,7 @@ from openclaw_billing.keys import Peppers, key_of
 from openclaw_billing.ledger import Adjusted
 from openclaw_billing.plans import CATALOGUE, LEGACY_PLAN_ID
 from openclaw_billing.records import CREDITS_MAX, Account, Adjustment, Client, Cost, Key, Rate, Recent
+from openclaw_billing.subscriptions import LIVE
 from openclaw_billing.values import rate_text
 
 __all__ = [
@@ -136,8 +137,12 @@ def update_client(
 
 
 def deactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Actor, now: datetime) -> bool:
-    """From now on none of the client's keys is accepted. Whether the client was active."""
-    return _switch(tx, client_id, False, "client.deactivated", reason, actor, now)
+    """From now on none of the client's keys is accepted, and its subscription ends. Whether it was active."""
+    switched = _switch(tx, client_id, False, "client.deactivated", reason, actor, now)
+    known = tx.subscriptions.get(client_id)
+    if known is not None and known.subscription_id is not None and known.status in LIVE:
+        outbox.cancel(tx, known, known.subscription_id, now=now)
+    return switched
 
 
 def reactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Actor, now: datetime) -> bool:
@@ -148,8 +153,17 @@ def reactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Acto
 def set_plan(
     tx: Transaction, client_id: str, plan_id: str, *, reason: str = "", actor: Actor, now: datetime
 ) -> Account:
-    """`ledger.change_plan`, audited."""
+    """`ledger.change_plan`, audited.
+
+    Raises:
+        Conflict: the plan follows a live subscription, and is changed there.
+    """
     before = ledger.touch(tx, client_id, now)
+    known = tx.subscriptions.get(client_id)
+    if known is not None and known.subscription_id is not None and known.status in LIVE:
+        raise Conflict(
+            "The client has a subscription: its plan is changed through Stripe", code="has_subscription"
+        )
     account = ledger.change_plan(tx, client_id, plan_id, now=now)
     note(
         tx,

@@ -32,6 +32,7 @@ class Standing:
     end: datetime
     lots: tuple[Lot, ...]
     spent_usd_micros: int
+    grace_until: datetime | None
 
     @property
     def used_percent(self) -> float:
@@ -98,6 +99,7 @@ def standing_of(account: Account, now: datetime) -> Standing:
         end=end,
         lots=lots,
         spent_usd_micros=account.spent_usd_micros,
+        grace_until=None if limited else account.grace_until,
     )
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
 
-from openclaw_billing import accounts, plans, usage
+from openclaw_billing import accounts, plans, subscriptions, usage
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import HistoryQuery, Transaction
 from openclaw_billing.errors import NotFound
@@ -76,7 +76,8 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         now = runtime.now()
         limits = runtime.limits
         rate = None if limits.clients is None else limits.rates.of(client, runtime.view)
-        return UsageView.of(client, usage.standing(runtime.view, client.client_id, now), rate, now)
+        known = subscriptions.find(runtime.view, client.client_id, runtime.settings.billing_mode)
+        return UsageView.of(client, usage.standing(runtime.view, client.client_id, now), rate, now, known)
 
     @router.get("/api/billing/ledger", operation_id="listOwnLedger", summary="What happened to your credits")
     async def list_own_ledger(

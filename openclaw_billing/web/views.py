@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
 
@@ -15,10 +16,13 @@ from openclaw_billing.records import (
     JobStatus,
     Key,
     LedgerEntry,
+    LotSource,
     Priority,
     Rate,
     TaskType,
 )
+from openclaw_billing.stripe_facts import StripeStatus
+from openclaw_billing.stripe_records import Subscription
 from openclaw_billing.usage import Standing, standing_of
 from openclaw_billing.web.models import Dollars, Moment, Output
 
@@ -104,6 +108,24 @@ class LotView(Output):
     expires_at: Moment | None
 
 
+class CreditsBySource(Output):
+    """What is left, by where it came from; `owed` is taken from what comes in next."""
+
+    allowance: int
+    promo: int
+    purchased: int
+    owed: int
+
+    @classmethod
+    def of(cls, stand: Standing) -> CreditsBySource:
+        return cls(
+            allowance=stand.credits_of(LotSource.ALLOWANCE),
+            promo=stand.credits_of(LotSource.PROMO, LotSource.REFUND),
+            purchased=stand.credits_of(LotSource.PURCHASED),
+            owed=stand.owed,
+        )
+
+
 class UsageView(Output):
     """Where the caller stands. `credits_limit` and `credits_remaining` are null where jobs are unlimited."""
 
@@ -121,11 +143,28 @@ class UsageView(Output):
     status: str
     rate_limit: RateView | None = None
     lots: list[LotView]
+    credits: CreditsBySource
+    billing_state: str
+    grace_until: Moment | None
+    ends_at: Moment | None
+    pending_plan: str | None
+    pending_at: Moment | None
+    dispute_hold: bool
+    needs_review: bool
 
     @classmethod
-    def of(cls, client: Client, stand: Standing, rate: Rate | None, now: datetime) -> UsageView:
+    def of(
+        cls,
+        client: Client,
+        stand: Standing,
+        rate: Rate | None,
+        now: datetime,
+        known: Subscription | None = None,
+    ) -> UsageView:
         """`rate` is how often the client may call; None where calls are not limited."""
         return cls(
+            **subscription_fields(stand, known, now),
+            credits=CreditsBySource.of(stand),
             client_id=client.client_id,
             plan=stand.plan.plan_id,
             credits_remaining=None if stand.unlimited else stand.available,
@@ -321,4 +360,32 @@ def client_fields(client: Client, stand: Standing) -> dict[str, object]:
         "metadata": client.metadata,
         "rate_limit": None if client.rate_limit is None else RateView.of(client.rate_limit),
         "version": client.version,
+    }
+
+
+def billing_state(stand: Standing, known: Subscription | None, now: datetime) -> str:
+    """`none`, `trialing`, `active`, `ending`, `past_due`, `limited` or `paused`."""
+    if known is None or known.subscription_id is None or known.status is None:
+        return "none"
+    if known.status is StripeStatus.PAUSED:
+        return "paused"
+    if stand.limited:
+        return "limited"
+    if known.status is StripeStatus.PAST_DUE:
+        return "past_due"
+    if known.ends_at is not None and now < known.ends_at:
+        return "ending"
+    return {StripeStatus.TRIALING: "trialing", StripeStatus.ACTIVE: "active"}.get(known.status, "none")
+
+
+def subscription_fields(stand: Standing, known: Subscription | None, now: datetime) -> dict[str, Any]:
+    """What a view of a client says of its subscription."""
+    return {
+        "billing_state": billing_state(stand, known, now),
+        "grace_until": stand.grace_until,
+        "ends_at": None if known is None else known.ends_at,
+        "pending_plan": None if known is None else known.pending_plan_id,
+        "pending_at": None if known is None else known.pending_at,
+        "dispute_hold": known is not None and bool(known.disputes),
+        "needs_review": known is not None and bool(known.needs_review),
     }

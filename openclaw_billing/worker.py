@@ -1,0 +1,137 @@
+"""The worker: applies the Stripe events that were stored, and makes the calls that Stripe must hear.
+
+Every gateway process runs one; leases in the store keep them out of each other's way, and everything they do
+may be done twice. Nothing on the path of a job waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from openclaw_billing import inbox, outbox
+from openclaw_billing.effects import Effects
+from openclaw_billing.errors import BillingError, StorageUnavailable, StripeMisconfigured, StripeUnavailable
+from openclaw_billing.metrics import STRIPE_EVENTS, show_backlog
+from openclaw_billing.payments.account import StripeAccount
+from openclaw_billing.reconcile import Reconciler
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.stripe_records import InboxStatus, StripeCall, StripeEvent
+from openclaw_billing.subscriptions import StaleFact, UnknownReference
+
+IDLE_SECONDS = 1.0
+ROUNDS_MAX = 1000
+STALE_TRIES_MAX = 5
+
+
+class Worker:
+    """One process's worker on one Stripe account."""
+
+    def __init__(self, runtime: Runtime, account: StripeAccount) -> None:
+        self._runtime = runtime
+        self._account = account
+        self.effects = Effects(runtime, account)
+        self.reconciler = Reconciler(runtime, account, self.effects)
+        self._awake = asyncio.Event()
+
+    def wake(self) -> None:
+        """An event was stored: apply it now rather than in a second."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        begun = False
+        while True:
+            # Before the work: what is stored meanwhile must not wait.
+            self._awake.clear()
+            try:
+                if not begun:
+                    await self.reconciler.begin()
+                    begun = True
+                await self.drain()
+                await self.reconciler.look()
+                await self.drain()
+            except StorageUnavailable:
+                self._runtime.log.warning("Stripe events wait: the storage is away")
+            except Exception:
+                # The outermost edge of this task: it must outlive its own bugs.
+                self._runtime.log.exception("The Stripe worker stumbled and goes on")
+            await self._rest()
+
+    async def drain(self) -> int:
+        """Apply the events and make the calls that are due now; how many there were."""
+        done = 0
+        for _ in range(ROUNDS_MAX):
+            events, calls = await self._claim()
+            if not events and not calls:
+                break
+            done += len(events) + len(calls)
+            await asyncio.gather(*map(self._handle, events), *map(self._call, calls))
+        show_backlog(inbox.backlog(self._runtime.view, self._account.mode), self._runtime.now())
+        return done
+
+    async def _claim(self) -> tuple[list[StripeEvent], list[StripeCall]]:
+        view, mode = self._runtime.view, self._account.mode
+        events: list[StripeEvent] = []
+        calls: list[StripeCall] = []
+        # Looking costs nothing; claiming is a change, made only where there is something.
+        if view.stripe_events.by("due", "yes"):
+            events = await self._runtime.write(inbox.claim, mode)
+        if view.stripe_calls.by("undone", "yes"):
+            calls = await self._runtime.write(outbox.claim, mode)
+        return events, calls
+
+    async def _handle(self, event: StripeEvent) -> None:
+        """Find out what the event means now, and let it have its effect."""
+        write, event_id = self._runtime.write, event.event_id
+        try:
+            async with self._account.budget():
+                await self._apply(event)
+        except UnknownReference as error:
+            self._tell(event, await write(inbox.park, event_id, f"unknown {error}"), str(error))
+        except (StripeUnavailable, StripeMisconfigured) as error:
+            self._tell(event, await write(inbox.delay, event_id, error.code), error.code)
+        except StorageUnavailable:
+            # Nothing can be noted; the lease runs out, and the event is taken up again.
+            raise
+        except BillingError as error:
+            self._tell(event, await write(inbox.stumble, event_id, error.code), error.code)
+        except Exception as error:
+            self._runtime.log.exception("Applying Stripe event %s failed", event_id)
+            self._tell(event, await write(inbox.stumble, event_id, type(error).__name__))
+
+    async def _apply(self, event: StripeEvent) -> None:
+        for _ in range(STALE_TRIES_MAX):
+            effect = await self.effects.of(event)
+            with contextlib.suppress(StaleFact):
+                if await self._runtime.write(inbox.apply, event.event_id, effect):
+                    self._tell(event, InboxStatus.IGNORED if effect is None else InboxStatus.APPLIED)
+                return
+        await self._runtime.write(inbox.again, event.event_id)
+
+    async def _call(self, call: StripeCall) -> None:
+        try:
+            async with self._account.budget():
+                fact = await self._account.cancel_now(call.object_id, prorate=call.prorate)
+        except BillingError as error:
+            self._runtime.log.warning("Call %s waits: %s", call.call_id, error.code)
+            await self._runtime.write(outbox.delay, call.call_id, error.code)
+        else:
+            state = "gone" if fact is None else fact.status.value
+            self._runtime.log.info("Subscription %s is %s at Stripe", call.object_id, state)
+            await self._runtime.write(outbox.finish, call.call_id)
+
+    def _tell(self, event: StripeEvent, status: InboxStatus | None, why: str = "") -> None:
+        if status is None:
+            return
+        STRIPE_EVENTS.labels(status.value).inc()
+        bad = status in (InboxStatus.ORPHAN, InboxStatus.FAILED)
+        say = self._runtime.log.error if bad else self._runtime.log.info
+        say(
+            "Stripe event %s (%s): %s%s", event.event_id, event.type, status.value, f" ({why})" if why else ""
+        )
+
+    async def _rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_SECONDS):
+                await self._awake.wait()
