@@ -13,27 +13,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from types import TracebackType
 from typing import Annotated, TypedDict
 
-from fastapi import APIRouter, FastAPI, Request, Security
+from fastapi import APIRouter, Request, Security
 
 from openclaw_billing import ledger, usage
 from openclaw_billing.audit import Actor
 from openclaw_billing.errors import BillingError, NotFound, PaymentOverdue, QuotaExceeded, Unprocessable
-from openclaw_billing.metrics import StoreMetrics
+from openclaw_billing.metrics import StoreMetrics, StripeMetrics
 from openclaw_billing.records import Client, Reservation, ReservationState
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.admin_clients import admin_client_routes
 from openclaw_billing.web.admin_history import admin_history_routes
 from openclaw_billing.web.admin_jobs import admin_job_routes
 from openclaw_billing.web.admin_keys import admin_key_routes
+from openclaw_billing.web.admin_stripe import admin_stripe_routes
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, key_of
 from openclaw_billing.web.billing import billing_routes
-from openclaw_billing.web.payments import payment_routes
+from openclaw_billing.web.checkout import checkout_routes
+from openclaw_billing.web.serving import serving
+from openclaw_billing.web.subscription import subscription_routes
+from openclaw_billing.web.webhook import webhook_routes
 
 __all__ = [
     "AdminActor",
@@ -83,28 +87,23 @@ class ClientRecord(TypedDict):
 def create_router(runtime: Runtime) -> APIRouter:
     """Every route of the module on that runtime, which opens and closes with the application."""
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(runtime.warm)
-        try:
-            yield
-        finally:
-            await runtime.aclose()
-
-    whole = APIRouter(lifespan=lifespan)
+    whole = APIRouter(lifespan=serving(runtime))
     for routes in (
         billing_routes,
-        payment_routes,
+        checkout_routes,
+        subscription_routes,
+        webhook_routes,
         admin_client_routes,
         admin_key_routes,
         admin_history_routes,
         admin_job_routes,
+        admin_stripe_routes,
     ):
         whole.include_router(routes(runtime))
     return whole
 
 
-runtime = Runtime(observer=StoreMetrics())
+runtime = Runtime(observer=StoreMetrics(), stripe_observer=StripeMetrics())
 router = create_router(runtime)
 current_client = ClientKey(runtime)
 require_admin = AdminToken(runtime)

@@ -819,7 +819,7 @@ async def test_only_signed_events_are_taken_in_and_each_once(
         data_dir=tmp_path / "data", admin_token=TOKEN, stripe_webhook_secret="whsec_old,whsec_new"
     )
     client_auth.runtime.reconfigure(settings, clock=clock)
-    raw = b'{"id": "evt_1", "object": "event", "type": "invoice.paid"}'
+    raw = b'{"id": "evt_1", "object": "event", "type": "invoice.paid", "created": 1, "livemode": false}'
 
     def signed(secret: str, seconds: int = 0, body: bytes = raw) -> dict[str, str]:
         at = str(int(clock.now().timestamp()) + seconds)

@@ -6,10 +6,10 @@ never from one below; `tests/test_map.py` reads this list and checks every impor
     words       errors records settings values stripe_facts stripe_records
     rules       plans keys cycles lots text signatures gcra addresses paid_limit prices stripe_events
     contracts   contracts clock
-    operations  ledger books turning paid grants subscriptions purchases checkouts inbox outbox
+    operations  ledger books turning paid grants subscriptions copies purchases checkouts inbox outbox
     operations  accounts keyring jobs usage audit replies seed_file adoption
     adapters    stores limits payments
-    assembly    runtime
+    assembly    runtime effects reconcile paying worker
     edges       web metrics logs cli __main__
     leaf        testing
 

@@ -27,7 +27,9 @@ def begin(tx: Transaction, wish: Checkout, *, now: datetime) -> Checkout:
     if known is not None:
         _check(known, wish)
     for attempt in tx.checkouts.by("unfinished", wish.client_id):
-        if _same(attempt, wish) and _usable(attempt, now):
+        if not _usable(attempt, now):
+            tx.checkouts.put(replace(attempt, state=CheckoutState.EXPIRED))
+        elif _same(attempt, wish):
             return attempt
     tx.checkouts.put(wish)
     return wish

@@ -223,6 +223,35 @@ class StoreObserver(Protocol):
         ...
 
 
+class StripeObserver(Protocol):
+    """Told of what goes on with Stripe, from the loop where it does. Outcomes are words of a closed list."""
+
+    def called(self, endpoint: str, outcome: str) -> None:
+        """A call to Stripe ended."""
+        ...
+
+    def breaker(self, is_open: bool) -> None:
+        """Whether calls are refused without being tried."""
+        ...
+
+    def event(self, outcome: str) -> None:
+        """An event was stored, refused, or settled."""
+        ...
+
+    def backlog(self, waiting: int, lag_seconds: float, silence_seconds: float | None) -> None:
+        """How many events wait, how old the oldest is, and how long ago any was stored."""
+        ...
+
+
+class NoStripeObserver:
+    """Nobody listens."""
+
+    def called(self, endpoint: str, outcome: str) -> None: ...
+    def breaker(self, is_open: bool) -> None: ...
+    def event(self, outcome: str) -> None: ...
+    def backlog(self, waiting: int, lag_seconds: float, silence_seconds: float | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether changes can be made now, and why not. `details` is for the operator only."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from openclaw_billing import purchases, subscriptions
+from openclaw_billing import copies, purchases, subscriptions
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.inbox import Effect
 from openclaw_billing.payments.account import StripeAccount
@@ -145,7 +145,7 @@ def _sync(told: Told) -> Effect:
 
 
 def _copy(invoice: InvoiceFact, fetched_at: datetime) -> Effect:
-    return lambda tx, now: subscriptions.take_invoice(tx, invoice, fetched_at)  # noqa: ARG005
+    return lambda tx, now: copies.take_invoice(tx, invoice, fetched_at)  # noqa: ARG005
 
 
 def _payment(payment: PaymentFact, fetched_at: datetime) -> Effect:
@@ -156,11 +156,11 @@ def _payment(payment: PaymentFact, fetched_at: datetime) -> Effect:
 
 
 def _customer(customer: CustomerFact) -> Effect:
-    return lambda tx, now: subscriptions.take_customer(tx, customer, now=now)
+    return lambda tx, now: copies.take_customer(tx, customer, now=now)
 
 
 def _features(mode: str, customer_id: str, features: Sequence[str]) -> Effect:
-    return lambda tx, now: subscriptions.take_features(tx, mode, customer_id, features, now=now)
+    return lambda tx, now: copies.take_features(tx, mode, customer_id, features, now=now)
 
 
 def _missing(mode: str, subscription_id: str) -> Effect:

@@ -1,7 +1,7 @@
 """Errors: every refusal a caller can meet, each with its status, its stable code and its sentence.
 
 BillingError (an HTTPException: a host's own route may let it through)
-├── BadRequest 400 · KeyRejected, TokenRejected 401 · CardDeclined 402 · Forbidden 403 · NotFound 404 · Conflict 409
+├── BadRequest 400 · KeyRejected, TokenRejected 401 · CardDeclined, PaymentRequired 402 · Forbidden 403 · NotFound 404 · Conflict 409
 ├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
 ├── Unprocessable 422 · TooManyRequests 429 · StripeRejected 502
 └── Unavailable 503: StorageUnavailable · AdminDisabled
@@ -82,6 +82,20 @@ class TokenRejected(BillingError):
 
     def __init__(self) -> None:
         super().__init__(headers={"WWW-Authenticate": 'ApiKey realm="openclaw-admin", header="X-Auth-Token"'})
+
+
+class PaymentRequired(BillingError):
+    """A change waits for its payment; until then nothing has changed."""
+
+    status = 402
+    code = "payment_required"
+    sentence = "The change takes effect when its invoice is paid"
+
+    def __init__(self, *, hosted_invoice_url: str | None, expires_at: datetime | None) -> None:
+        super().__init__(
+            hosted_invoice_url=hosted_invoice_url,
+            expires_at=None if expires_at is None else expires_at.isoformat(),
+        )
 
 
 class CardDeclined(BillingError):
@@ -214,8 +228,10 @@ class Unavailable(BillingError):
     code = "unavailable"
     sentence = "Temporarily unavailable"
 
-    def __init__(self, sentence: str | None = None, *, retry_after_seconds: int = 1) -> None:
-        super().__init__(sentence, headers={"Retry-After": str(retry_after_seconds)})
+    def __init__(
+        self, sentence: str | None = None, *, code: str | None = None, retry_after_seconds: int = 1
+    ) -> None:
+        super().__init__(sentence, code=code, headers={"Retry-After": str(retry_after_seconds)})
 
 
 class StorageUnavailable(Unavailable):

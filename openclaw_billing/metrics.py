@@ -95,14 +95,39 @@ class StoreMetrics:
         STORE_WRITABLE.set(0)
 
 
+_stripe_events = Counter(
+    "openclaw_billing_stripe_events_total", "Stripe events, by what became of them", ["outcome"]
+)
+_stripe_waiting = Gauge(
+    "openclaw_billing_stripe_inbox_waiting", "Stripe events not applied yet", multiprocess_mode="max"
+)
+_stripe_lag = Gauge(
+    "openclaw_billing_stripe_inbox_lag_seconds",
+    "Age of the oldest event not applied yet",
+    multiprocess_mode="max",
+)
+_stripe_silence = Gauge(
+    "openclaw_billing_stripe_last_event_seconds", "Seconds since an event was stored", multiprocess_mode="min"
+)
+
+
 class StripeMetrics:
-    """Counts the calls to Stripe; the names of endpoints and outcomes are our own, so the labels are closed."""
+    """Counts calls and events; the names of endpoints and outcomes are our own, so the labels are closed."""
 
     def called(self, endpoint: str, outcome: str) -> None:
         _stripe_calls.labels(endpoint, outcome).inc()
 
     def breaker(self, is_open: bool) -> None:
         _stripe_breaker.set(is_open)
+
+    def event(self, outcome: str) -> None:
+        _stripe_events.labels(outcome).inc()
+
+    def backlog(self, waiting: int, lag_seconds: float, silence_seconds: float | None) -> None:
+        _stripe_waiting.set(waiting)
+        _stripe_lag.set(lag_seconds)
+        if silence_seconds is not None:
+            _stripe_silence.set(silence_seconds)
 
 
 def _log_line(message: str, *values: str | int) -> None:

@@ -18,7 +18,7 @@ from openclaw_billing.inbox import Effect
 from openclaw_billing.payments.account import StripeAccount
 from openclaw_billing.records import Fact
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.stripe_events import WANTED
+from openclaw_billing.stripe_events import EVENT_TYPES
 from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import CheckoutState, InboxSource, InboxStatus
 from openclaw_billing.subscriptions import StaleFact, UnknownReference
@@ -75,7 +75,7 @@ class Reconciler:
             await self.sweep()
         new = 0
         page: list[tuple[EventFact, str]] = []
-        async for event in self._account.events(sorted(WANTED), cursor - OVERLAP):
+        async for event in self._account.events(EVENT_TYPES, cursor - OVERLAP):
             page.append((event, ""))
             if len(page) == PAGE:
                 # The cursor follows what is stored, so that a look cut short goes on where it ended.
@@ -88,7 +88,7 @@ class Reconciler:
 
     async def replay_since(self, since: datetime) -> int:
         """Store every event since then that is not known; how many there were."""
-        events = [(event, "") async for event in self._account.events(sorted(WANTED), since)]
+        events = [(event, "") async for event in self._account.events(EVENT_TYPES, since)]
         cursor = inbox.cursor_of(self._runtime.view, self._cursor) or since
         return await self._runtime.write(
             inbox.record_polled, events, (self._cursor, cursor), source=InboxSource.REPLAY

@@ -15,20 +15,32 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from openclaw_billing import seed_file
 from openclaw_billing.clock import Clock, SystemClock
-from openclaw_billing.contracts import Operation, Store, StoreObserver, Transaction, View
+from openclaw_billing.contracts import (
+    NoStripeObserver,
+    Operation,
+    Store,
+    StoreObserver,
+    StripeObserver,
+    Transaction,
+    View,
+)
 from openclaw_billing.errors import BadSettings, QuotaExceeded
 from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
 from openclaw_billing.limits.made import Limits, make_limits
+from openclaw_billing.payments import make_account
 from openclaw_billing.records import Fact, Key
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.json_create import BACKUP
 from openclaw_billing.stores.json_store import JsonStore
 from openclaw_billing.stores.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from openclaw_billing.payments.account import StripeAccount
 
 T = TypeVar("T")
 
@@ -48,11 +60,13 @@ class Runtime:
         store: Store | None = None,
         clock: Clock | None = None,
         observer: StoreObserver | None = None,
+        stripe_observer: StripeObserver | None = None,
     ) -> None:
         self._settings = settings
         self._given_store = store
         self._store: Store | None = None
         self._observer = observer
+        self.stripe_observer: StripeObserver = stripe_observer or NoStripeObserver()
         self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = weakref.WeakKeyDictionary()
         self._opening = threading.Lock()
         self._admin_digests: tuple[bytes, ...] = ()
@@ -60,6 +74,9 @@ class Runtime:
         self._limits: Limits | None = None
         self.clock: Clock = clock or SystemClock()
         self.log = log
+        self._stripe: StripeAccount | None = None
+        self.wake_worker: Callable[[], None] = lambda: None
+        """Called when something was stored for the worker; without one in this process, nothing happens."""
         self.new_admin_token: str | None = None
         """The admin token, if this opening made it: to be shown once to whoever started the gateway."""
 
@@ -72,6 +89,17 @@ class Runtime:
     @property
     def store(self) -> Store:
         return self._store or self.open()
+
+    @property
+    def stripe(self) -> StripeAccount | None:
+        """The Stripe account of the settings' key; None in mock mode.
+
+        Raises:
+            BadSettings: there is a key, but the SDK is not installed.
+        """
+        if self._stripe is None:
+            self._stripe = make_account(self.settings, observer=self.stripe_observer)
+        return self._stripe
 
     @property
     def view(self) -> View:
@@ -118,7 +146,7 @@ class Runtime:
     ) -> None:
         """Close, and open at next use with these: for tests, and a host that decides late."""
         self.close()
-        self._settings, self._given_store = settings, store
+        self._settings, self._given_store, self._stripe = settings, store, None
         self.clock = clock or SystemClock()
         self.new_admin_token = None
 

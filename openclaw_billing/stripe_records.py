@@ -43,7 +43,8 @@ class Subscription:
     """What a client has with Stripe, in one of its modes: ids of the other mode count as absent.
 
     The plan stands in the `Account`; here stands why. `fetched_at` is when Stripe was asked for what this
-    says; an older answer changes nothing. `needs_review` is a sentence for an admin, empty when all is well.
+    says; an older answer changes nothing. `changes` counts the changes that were asked of Stripe and answered: it
+    makes their Idempotency-Keys, so that a lost one is repeated and not made twice. `needs_review` is a sentence for an admin, empty when all is well.
     """
 
     client_id: str
@@ -69,6 +70,7 @@ class Subscription:
     provisional: bool = False
     fetched_at: datetime | None = None
     changing_until: datetime | None = None
+    changes: int = 0
     billing_name: str | None = None
     billing_email: str | None = None
     features: tuple[str, ...] = ()

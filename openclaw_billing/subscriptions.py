@@ -14,18 +14,17 @@ from openclaw_billing import outbox, paid
 from openclaw_billing.audit import Actor, note
 from openclaw_billing.contracts import Transaction, View
 from openclaw_billing.cycles import slice_at
-from openclaw_billing.errors import NotFound
+from openclaw_billing.errors import Conflict, NotFound
 from openclaw_billing.paid_limit import paid_for, share
 from openclaw_billing.plans import plan_of
 from openclaw_billing.records import Account, Client, Period, Spent
 from openclaw_billing.stripe_facts import (
     Collection,
-    CustomerFact,
     InvoiceFact,
     StripeStatus,
     SubscriptionFact,
 )
-from openclaw_billing.stripe_records import Invoice, Subscription, customer_key
+from openclaw_billing.stripe_records import Subscription, customer_key
 from openclaw_billing.turning import freeze, keep, touch
 
 LIVE = frozenset(
@@ -39,6 +38,8 @@ LIVE = frozenset(
 )
 PAYING = frozenset({StripeStatus.TRIALING, StripeStatus.ACTIVE, StripeStatus.PAST_DUE})
 MONTHS = {"monthly": 1, "yearly": 12}
+
+CHANGE_LEASE = timedelta(seconds=60)
 
 STRIPE = Actor("stripe")
 
@@ -113,12 +114,12 @@ def sync(tx: Transaction, told: Told, *, now: datetime) -> None:
     if not _is_current(tx, known, fact, now):
         return
     if fact.status is StripeStatus.INCOMPLETE_EXPIRED:
-        _put(tx, replace(known, subscription_id=None, status=None, fetched_at=told.fetched_at), now)
+        put(tx, replace(known, subscription_id=None, status=None, fetched_at=told.fetched_at), now)
         return
     review = _to_review(fact)
     after = _described(known, fact, told, review)
     if review or fact.status is StripeStatus.INCOMPLETE:
-        _put(tx, replace(after, plan_id=known.plan_id), now)
+        put(tx, replace(after, plan_id=known.plan_id), now)
         return
     before = touch(tx, known.client_id, now)
     account = _fit_access(tx, _fit_credits(tx, before, told, now), after, told, now)
@@ -126,91 +127,38 @@ def sync(tx: Transaction, told: Told, *, now: datetime) -> None:
     account = _fit_credits(tx, account, told, now)
     if fact.status is StripeStatus.CANCELED:
         after = replace(after, subscription_id=None, subscribed_at=None, plan_id=None, schedule_id=None)
-    _put(tx, after, now)
-    _note_change(tx, before, account, told, now)
+    put(tx, after, now)
+    _note_sync(tx, before, account, told, now)
 
 
-def take_invoice(tx: Transaction, invoice: InvoiceFact, fetched_at: datetime) -> None:
-    """Keep our copy of an invoice; an older answer does not replace a newer one.
-
-    Raises:
-        UnknownReference
-    """
-    mode = mode_of(invoice.livemode)
-    known = owner(tx, mode, invoice.customer_id)
-    if known is None:
-        raise UnknownReference(f"customer {invoice.customer_id}")
-    copy = tx.invoices.get(invoice.invoice_id)
-    if copy is not None and copy.fetched_at is not None and fetched_at < copy.fetched_at:
-        return
-    tx.invoices.put(
-        Invoice(
-            invoice_id=invoice.invoice_id,
-            client_id=known.client_id,
-            mode=mode,
-            created_at=invoice.created,
-            number=invoice.number,
-            status=invoice.status,
-            amount_due=invoice.amount_due,
-            amount_paid=invoice.amount_paid,
-            amount_remaining=invoice.amount_remaining,
-            currency=invoice.currency,
-            period_start=invoice.period_start,
-            period_end=invoice.period_end,
-            hosted_invoice_url=invoice.hosted_invoice_url,
-            invoice_pdf=invoice.invoice_pdf,
-            subscription_id=invoice.subscription_id,
-            fetched_at=fetched_at,
-        )
-    )
-
-
-def take_customer(tx: Transaction, customer: CustomerFact, *, now: datetime) -> None:
-    """Copy the billing name and address; a customer that was deleted takes its subscription with it.
+def begin_change(tx: Transaction, client_id: str, mode: str, *, now: datetime) -> Subscription:
+    """Take the one turn there is for changing a subscription, for a minute.
 
     Raises:
-        UnknownReference
+        Conflict: `no_subscription`, or `change_in_progress`.
     """
-    known = owner(tx, mode_of(customer.livemode), customer.customer_id)
-    if known is None:
-        raise UnknownReference(f"customer {customer.customer_id}")
-    if not customer.deleted:
-        _put(tx, replace(known, billing_name=customer.name, billing_email=customer.email), now)
-        return
-    before = touch(tx, known.client_id, now)
-    if known.subscription_id is not None:
-        account = paid.end_paid(tx, before, now, now)
-        _note(tx, before, account, "customer deleted", now)
-    gone = Subscription(
-        client_id=known.client_id,
-        mode=known.mode,
-        created_at=known.created_at,
-        trial_used=known.trial_used,
-        disputes=known.disputes,
-        fetched_at=known.fetched_at,
-    )
-    _put(tx, gone, now)
+    known = find(tx, client_id, mode)
+    if known is None or known.subscription_id is None or known.status not in LIVE:
+        raise Conflict("There is no subscription: check out first", code="no_subscription")
+    if known.changing_until is not None and now < known.changing_until:
+        raise Conflict("Another change is under way", code="change_in_progress")
+    known = replace(known, changing_until=now + CHANGE_LEASE)
+    tx.subscriptions.put(known)
+    return known
 
 
-def take_features(
-    tx: Transaction, mode: str, customer_id: str, features: Sequence[str], *, now: datetime
-) -> None:
-    """Replace what the customer is entitled to.
-
-    Raises:
-        UnknownReference
-    """
-    known = owner(tx, mode, customer_id)
-    if known is None:
-        raise UnknownReference(f"customer {customer_id}")
-    _put(tx, replace(known, features=tuple(features)), now)
+def end_change(tx: Transaction, client_id: str, mode: str, answered: bool, *, now: datetime) -> None:  # noqa: ARG001
+    """Give the turn back; the next change is another one where Stripe has answered this one."""
+    known = find(tx, client_id, mode)
+    if known is not None:
+        tx.subscriptions.put(replace(known, changing_until=None, changes=known.changes + answered))
 
 
 def missing(tx: Transaction, mode: str, subscription_id: str, *, now: datetime) -> None:
     """Stripe does not know a subscription that we know: nothing is taken away, an admin is to look."""
     for known in tx.subscriptions:
         if known.mode == mode and known.subscription_id == subscription_id:
-            _put(tx, replace(known, needs_review="Stripe does not know this subscription"), now)
+            put(tx, replace(known, needs_review="Stripe does not know this subscription"), now)
 
 
 def _client(tx: Transaction, client_id: str) -> Client:
@@ -328,7 +276,7 @@ def _fit_access(tx: Transaction, account: Account, after: Subscription, told: To
     return keep(tx, paid.thaw(tx, account, now))
 
 
-def _put(tx: Transaction, after: Subscription, now: datetime) -> None:
+def put(tx: Transaction, after: Subscription, now: datetime) -> None:
     tx.subscriptions.put(after)
     client = tx.clients.get(after.client_id)
     if client is not None:
@@ -350,12 +298,12 @@ def _mirror(tx: Transaction, client: Client, known: Subscription, now: datetime)
         )
 
 
-def _note_change(tx: Transaction, before: Account, after: Account, told: Told, now: datetime) -> None:
+def _note_sync(tx: Transaction, before: Account, after: Account, told: Told, now: datetime) -> None:
     fact = told.fact
-    _note(tx, before, after, f"{fact.status.value}, {told.cause or 'sync'}", now, fact)
+    note_change(tx, before, after, f"{fact.status.value}, {told.cause or 'sync'}", now, fact)
 
 
-def _note(
+def note_change(
     tx: Transaction,
     before: Account,
     after: Account,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 from openclaw_billing import inbox, outbox
 from openclaw_billing.effects import Effects
 from openclaw_billing.errors import BillingError, StorageUnavailable, StripeMisconfigured, StripeUnavailable
-from openclaw_billing.metrics import STRIPE_EVENTS, show_backlog
 from openclaw_billing.payments.account import StripeAccount
 from openclaw_billing.reconcile import Reconciler
 from openclaw_billing.runtime import Runtime
@@ -22,6 +22,30 @@ from openclaw_billing.subscriptions import StaleFact, UnknownReference
 IDLE_SECONDS = 1.0
 ROUNDS_MAX = 1000
 STALE_TRIES_MAX = 5
+
+
+@contextlib.asynccontextmanager
+async def working(runtime: Runtime) -> AsyncIterator[None]:
+    """A worker for as long as the block lasts, where there is a Stripe key; nothing without one."""
+    account = runtime.stripe
+    if account is None:
+        yield
+        return
+    worker = Worker(runtime, account)
+    runtime.wake_worker = worker.wake
+    task = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        runtime.wake_worker = _nobody
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await account.close()
+
+
+def _nobody() -> None:
+    """There is no worker here to be woken."""
 
 
 class Worker:
@@ -67,8 +91,16 @@ class Worker:
                 break
             done += len(events) + len(calls)
             await asyncio.gather(*map(self._handle, events), *map(self._call, calls))
-        show_backlog(inbox.backlog(self._runtime.view, self._account.mode), self._runtime.now())
+        self._show_backlog()
         return done
+
+    def _show_backlog(self) -> None:
+        state, now = inbox.backlog(self._runtime.view, self._account.mode), self._runtime.now()
+        self._runtime.stripe_observer.backlog(
+            state.waiting,
+            0.0 if state.oldest is None else (now - state.oldest).total_seconds(),
+            None if state.newest_event is None else (now - state.newest_event).total_seconds(),
+        )
 
     async def _claim(self) -> tuple[list[StripeEvent], list[StripeCall]]:
         view, mode = self._runtime.view, self._account.mode
@@ -85,7 +117,7 @@ class Worker:
         """Find out what the event means now, and let it have its effect."""
         write, event_id = self._runtime.write, event.event_id
         try:
-            async with self._account.budget():
+            with self._account.budget():
                 await self._apply(event)
         except UnknownReference as error:
             self._tell(event, await write(inbox.park, event_id, f"unknown {error}"), str(error))
@@ -111,7 +143,7 @@ class Worker:
 
     async def _call(self, call: StripeCall) -> None:
         try:
-            async with self._account.budget():
+            with self._account.budget():
                 fact = await self._account.cancel_now(call.object_id, prorate=call.prorate)
         except BillingError as error:
             self._runtime.log.warning("Call %s waits: %s", call.call_id, error.code)
@@ -124,7 +156,7 @@ class Worker:
     def _tell(self, event: StripeEvent, status: InboxStatus | None, why: str = "") -> None:
         if status is None:
             return
-        STRIPE_EVENTS.labels(status.value).inc()
+        self._runtime.stripe_observer.event(status.value)
         bad = status in (InboxStatus.ORPHAN, InboxStatus.FAILED)
         say = self._runtime.log.error if bad else self._runtime.log.info
         say(

@@ -262,7 +262,7 @@ async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 
 # Stripe has no key of ours: its events are let in by their signature.
-OPEN = {"/health", "/ready", "/metrics", "/api/billing/plans", "/api/billing/webhook"}
+OPEN = {"/health", "/ready", "/metrics", "/api/billing/plans", "/api/billing/packs", "/api/billing/webhook"}
 JOB = {"project_name": "Build", "description": "A feature", "task_type": "other"}
 
 

@@ -97,6 +97,49 @@ class Dollars(Decimal):
         return value if isinstance(value, cls) else cls(_decimal(value))
 
 
+# ISO 4217, by how Stripe counts them: without a smaller unit, and with a thousandth.
+_WHOLE = frozenset(
+    [
+        "bif",
+        "clp",
+        "djf",
+        "gnf",
+        "jpy",
+        "kmf",
+        "krw",
+        "mga",
+        "pyg",
+        "rwf",
+        "ugx",
+        "vnd",
+        "vuv",
+        "xaf",
+        "xof",
+        "xpf",
+    ]
+)
+_THOUSANDTHS = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
+
+
+class Amount(Dollars):
+    """The same for any currency, made of its smallest units."""
+
+    @classmethod
+    def of(cls, units: int, currency: str) -> Amount:
+        return cls(Decimal(units).scaleb(-decimals_of(currency)))
+
+    @staticmethod
+    def text(units: int, currency: str) -> str:
+        """As people write it: `49.00 USD`, `500 JPY`."""
+        places = decimals_of(currency)
+        return f"{Decimal(units).scaleb(-places):.{places}f} {currency.upper()}"
+
+
+def decimals_of(currency: str) -> int:
+    """How many decimals the currency has."""
+    return 0 if currency in _WHOLE else 3 if currency in _THOUSANDTHS else 2
+
+
 def micros_of(dollars: Decimal) -> int:
     """Whole micro-USD; less than a millionth of a dollar is rounded, half to even."""
     return int(dollars.quantize(_MICRO, rounding=ROUND_HALF_EVEN) * 1_000_000)

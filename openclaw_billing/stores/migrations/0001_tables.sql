@@ -143,6 +143,7 @@ CREATE TABLE subscriptions (
     provisional boolean NOT NULL,
     fetched_at timestamptz,
     changing_until timestamptz,
+    changes bigint NOT NULL CHECK (changes >= 0),
     billing_name text,
     billing_email text,
     features jsonb NOT NULL,

@@ -1,0 +1,27 @@
+"""Serving: what begins and ends with the application that includes our router."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.worker import working
+
+
+def serving(runtime: Runtime) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """A lifespan: the runtime opens, its Stripe worker works, and both end with the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        await asyncio.to_thread(runtime.warm)
+        try:
+            async with working(runtime):
+                yield
+        finally:
+            await runtime.aclose()
+
+    return lifespan
