@@ -17,6 +17,7 @@ from openclaw_billing.usage import standing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
 from openclaw_billing.web.endpoint import Cursor, Limit, change
+from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Moment, Output
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.subscription import paying
@@ -85,7 +86,7 @@ class SubscriptionView(Output):
 
 
 def admin_stripe_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"])
+    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
     admin = AdminToken(runtime)
     _inbox(router, runtime, admin)
     _subscription(router, runtime, admin)
