@@ -37,5 +37,14 @@ class ManualClock:
 def ticks_of(clock: Clock) -> Callable[[], int]:
     """Microseconds that measure spans: the machine's own count, which nobody sets back, unless time is a test's."""
     if isinstance(clock, SystemClock):
-        return lambda: time.monotonic_ns() // 1000
+        return _machine_ticks
     return lambda: int(clock.now().timestamp() * 1_000_000)
+
+
+def _machine_ticks() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def unix_seconds_of(clock: Clock) -> Callable[[], float]:
+    """The clock's moment as Unix seconds, without a datetime where none is needed."""
+    return time.time if isinstance(clock, SystemClock) else lambda: clock.now().timestamp()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from openclaw_billing.clock import Clock, ticks_of
+from openclaw_billing.clock import Clock, ticks_of, unix_seconds_of
 from openclaw_billing.contracts import Limiter, LocalLimiter
 from openclaw_billing.limits.failures import Failures
 from openclaw_billing.limits.rates import Rates
@@ -20,6 +21,7 @@ class Limits:
     clients: Limiter | None
     failures: Failures
     rates: Rates
+    unix_seconds: Callable[[], float]
 
     async def aclose(self) -> None:
         if self.clients is not None:
@@ -37,4 +39,10 @@ def make_limits(settings: Settings, clock: Clock) -> Limits:
     failures = Failures(
         local, ticks, per_address=settings.failures_per_address, overall=settings.failures_overall
     )
-    return Limits(local, local if settings.rate_limits else None, failures, Rates(settings, ticks))
+    return Limits(
+        local,
+        local if settings.rate_limits else None,
+        failures,
+        Rates(settings, ticks),
+        unix_seconds_of(clock),
+    )

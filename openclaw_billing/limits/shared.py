@@ -41,6 +41,7 @@ _DIGEST = 16
 _DIGESTS = SLOTS * _DIGEST
 _TIMES = struct.Struct(f"<{LIMITS_MAX}q")
 _ALL_TIMES = struct.Struct(f"<{SLOTS * LIMITS_MAX}q")
+_NEVER = (0,) * LIMITS_MAX
 _BUCKET = _DIGESTS + _ALL_TIMES.size
 _FILE_BYTES = _HEADER + BUCKETS * _BUCKET
 # The header: the id of this machine's gateway, then how many gateways there were when last told.
@@ -74,33 +75,35 @@ class SharedLimiter:
     def take_now(self, key: str, limits: Sequence[Limit], cost: int = 1) -> Verdict:
         digest, bucket, lock, unlock = _place_of(key)
         with self._guard:
-            if not self._opened:
-                self._open()
             table = self._map
+            if table is None:
+                table = self._open()
             if table is None or not self._lock(bucket, lock):
                 return self._alone.take_now(key, limits, cost)._replace(degraded=True)
             try:
-                # The moment is taken under the lock: with an older one than the bucket's, nothing would fit.
-                now = self._ticks()
-                slot = _slot_of(table, digest, bucket)
-                at = bucket + _DIGESTS + slot * _TIMES.size
-                stored = _TIMES.unpack_from(table, at) if slot >= 0 else (0,) * LIMITS_MAX
-                verdict = judge(limits, stored[: len(limits)], now, cost)
-                if cost and not verdict.refused_by:
-                    if slot < 0:
-                        at = _claim(table, digest, bucket, now)
-                    _TIMES.pack_into(table, at, *verdict.times, *stored[len(limits) :])
-                return verdict
+                return self._judge(table, digest, bucket, limits, cost)
             finally:
-                self._unlock(unlock)
+                _let_go(self._fd, unlock)
+
+    def _judge(
+        self, table: mmap.mmap, digest: bytes, bucket: int, limits: Sequence[Limit], cost: int
+    ) -> Verdict:
+        # The moment is taken under the lock: with an older one than the bucket's, nothing would fit.
+        now = self._ticks()
+        at = _times_of(table, digest, bucket)
+        stored = _TIMES.unpack_from(table, at) if at else _NEVER
+        verdict = judge(limits, stored[: len(limits)], now, cost)
+        if cost and not verdict.refused_by:
+            at = at or _claim(table, digest, bucket, now)
+            _TIMES.pack_into(table, at, *verdict.times, *stored[len(limits) :])
+        return verdict
 
     @property
     def gateway_id(self) -> str:
         """The name of this machine's gateway, the same for all of its workers."""
         with self._guard:
-            if not self._opened:
-                self._open()
-            return secrets.token_hex(16) if self._map is None else self._map[_ID].hex()
+            table = self._map or self._open()
+            return secrets.token_hex(16) if table is None else table[_ID].hex()
 
     @property
     def gateways(self) -> int:
@@ -125,58 +128,54 @@ class SharedLimiter:
                 os.close(self._fd)
                 self._fd = -1
 
-    def _open(self) -> None:
+    def _open(self) -> mmap.mmap | None:
+        if self._opened:
+            return None
         self._opened = True
         directory = Directory(self._path, allow_network=True)
         try:
             directory.open()
             self._fd = _open_file(directory)
-            self._map = mmap.mmap(self._fd, _FILE_BYTES)
-            if not any(self._map[_ID]):
-                self._name_gateway(self._map)
+            table = mmap.mmap(self._fd, _FILE_BYTES)
+            if not any(table[_ID]):
+                self._name_gateway(table)
+            self._map = table
         except (OSError, StartupError) as error:
             log.warning("Each worker counts its own calls: %s", error)
         finally:
             directory.close()
+        return self._map
 
     def _name_gateway(self, table: mmap.mmap) -> None:
         *_, lock, unlock = _ranged(0)
         if self._lock(0, lock):
             if not any(table[_ID]):
                 table[_ID] = secrets.token_bytes(16)
-            self._unlock(unlock)
+            _let_go(self._fd, unlock)
 
     def _lock(self, bucket: int, lock: bytes) -> bool:
         """Whether the bucket is ours now."""
         if self._stuck and self._stuck.get(bucket, 0) > self._ticks():
             return False
-        deadline = 0.0
-        while True:
-            try:
-                if _OFD is None:
-                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                else:
-                    fcntl.fcntl(self._fd, _OFD, lock)
-            except BlockingIOError:
-                deadline = deadline or time.monotonic() + LOCK_SECONDS_MAX
-                if time.monotonic() > deadline:
-                    self._stuck[bucket] = self._ticks() + STUCK_US
-                    log.warning("A worker holds a part of %s and does not go on", self._path / FILE)
-                    return False
-                os.sched_yield()
-            except OSError as error:
-                self._stuck[bucket] = self._ticks() + STUCK_US
-                log.warning("Each worker counts its own calls: %s", error)
-                return False
-            else:
-                self._stuck.pop(bucket, None)
-                return True
+        try:
+            _grab(self._fd, lock)
+        except OSError as error:
+            return self._wait_for(bucket, lock, error)
+        return True
 
-    def _unlock(self, unlock: bytes) -> None:
-        if _OFD is None:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-        else:
-            fcntl.fcntl(self._fd, _OFD, unlock)
+    def _wait_for(self, bucket: int, lock: bytes, error: OSError) -> bool:
+        deadline = time.monotonic() + LOCK_SECONDS_MAX
+        while isinstance(error, BlockingIOError) and time.monotonic() < deadline:
+            os.sched_yield()
+            try:
+                _grab(self._fd, lock)
+            except OSError as again:
+                error = again
+            else:
+                return True
+        self._stuck[bucket] = self._ticks() + STUCK_US
+        log.warning("This worker counts some calls alone, a part of %s is held: %s", self._path / FILE, error)
+        return False
 
     def _in_child(self) -> None:
         """A forked child would share its parent's locks: it opens the file for itself."""
@@ -213,12 +212,27 @@ def _ranged(start: int) -> tuple[int, bytes, bytes]:
     return start, lock, unlock
 
 
-def _slot_of(table: mmap.mmap, digest: bytes, bucket: int) -> int:
-    """Which slot of the bucket is the key's; -1 for none."""
+def _grab(fd: int, lock: bytes) -> None:
+    """Raises `BlockingIOError` where somebody holds it."""
+    if _OFD is None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        fcntl.fcntl(fd, _OFD, lock)
+
+
+def _let_go(fd: int, unlock: bytes) -> None:
+    if _OFD is None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    else:
+        fcntl.fcntl(fd, _OFD, unlock)
+
+
+def _times_of(table: mmap.mmap, digest: bytes, bucket: int) -> int:
+    """Where in the bucket the key's times stand; 0 for nowhere."""
     at = table.find(digest, bucket, bucket + _DIGESTS)
     while at >= 0 and (at - bucket) % _DIGEST:
         at = table.find(digest, at + 1, bucket + _DIGESTS)
-    return at if at < 0 else (at - bucket) // _DIGEST
+    return 0 if at < 0 else bucket + _DIGESTS + (at - bucket) // _DIGEST * _TIMES.size
 
 
 def _claim(table: mmap.mmap, digest: bytes, bucket: int, now: int) -> int:
@@ -228,7 +242,7 @@ def _claim(table: mmap.mmap, digest: bytes, bucket: int, now: int) -> int:
     slot = min(range(SLOTS), key=lambda each: 0 if ahead[each] > FOREIGN_US else max(ahead[each], 0))
     at = bucket + _DIGESTS + slot * _TIMES.size
     # The times first: killed between the two, the slot's last owner has forgotten its calls, and nobody else.
-    _TIMES.pack_into(table, at, *(0,) * LIMITS_MAX)
+    _TIMES.pack_into(table, at, *_NEVER)
     table[bucket + slot * _DIGEST : bucket + (slot + 1) * _DIGEST] = digest
     return at
 

@@ -9,6 +9,7 @@ from fastapi.security import APIKeyHeader
 
 from openclaw_billing import accounts
 from openclaw_billing.audit import Actor
+from openclaw_billing.contracts import View
 from openclaw_billing.errors import AdminDisabled, BadRequest, KeyRejected, TokenRejected
 from openclaw_billing.keys import is_key_shape
 from openclaw_billing.metrics import REFUSALS
@@ -35,11 +36,11 @@ def header(request: Request, name: bytes) -> str | None:
     return found.decode("latin-1")
 
 
-def key_of(runtime: Runtime, key_text: str) -> tuple[Client, Key] | None:
-    """The client and the key that this text is, if both are active now."""
+def key_of(runtime: Runtime, key_text: str, view: View | None = None) -> tuple[Client, Key] | None:
+    """The client and the key that this text is, if both are active now, or were in that view."""
     if not is_key_shape(key_text):
         return None
-    return accounts.authenticate(runtime.view, runtime.peppers.digests(key_text), runtime.now())
+    return accounts.authenticate(view or runtime.view, runtime.peppers.digests(key_text), runtime.now())
 
 
 class ClientKey(APIKeyHeader):
@@ -65,15 +66,16 @@ class ClientKey(APIKeyHeader):
         Raises:
             TooManyRequests, KeyRejected
         """
-        client = self.identify(request)
+        view = self._runtime.view
+        client = self._identify(request, view)
         if client is not None:
-            await self._gate.admit(request, client)
+            await self._gate.admit(request, client, view)
             # Our own routes tell it on every answer, whatever makes it.
             if response is not None and not isinstance(request, LimitedRequest):
                 response.raw_headers.extend(request.scope.get(RATE_FIELDS, ()))
         return client
 
-    def identify(self, request: Request) -> Client | None:
+    def _identify(self, request: Request, view: View) -> Client | None:
         """The client; None where the header is absent.
 
         Raises:
@@ -89,7 +91,7 @@ class ClientKey(APIKeyHeader):
         if key_text is None:
             return None
         attempt = Attempt(self._runtime, request.scope, key_text)
-        found = key_of(self._runtime, key_text)
+        found = key_of(self._runtime, key_text, view)
         if found is None:
             attempt.failed()
             REFUSALS["invalid_key"].inc()

@@ -11,6 +11,7 @@ from fastapi import Request
 from starlette.types import Scope
 
 from openclaw_billing.addresses import UNKNOWN, caller_of, counted_as
+from openclaw_billing.contracts import View
 from openclaw_billing.errors import TooManyRequests
 from openclaw_billing.gcra import SECOND_US, Limit, Verdict, left, limits_of, wait_us
 from openclaw_billing.metrics import DEGRADED, RATE_REFUSALS, REFUSALS
@@ -23,6 +24,8 @@ RATE_FIELDS = "openclaw.rate"
 ADDRESS_FIELD = "openclaw.address"
 """Where it keeps where the request came from, once a secret was asked about."""
 LOG_SECONDS = 60.0
+KEPT_MAX = 4096
+NUMBER_MAX = 1 << 62
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -65,7 +68,7 @@ class ClientGate:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def admit(self, request: Request, client: Client) -> None:
+    async def admit(self, request: Request, client: Client, view: View) -> None:
         """Count the call, and leave in its scope what its answer shall say.
 
         Raises:
@@ -74,15 +77,67 @@ class ClientGate:
         limits = self._runtime.limits
         if limits.clients is None:
             return
-        rate = limits.rates.of(client, self._runtime.view)
-        told = limits_of(rate)
-        if not told:
+        told = _told(limits.rates.of(client, view))
+        if not told.limits:
             return
-        verdict = await limits.clients.take(client.client_id, told)
-        unix_now = int(self._runtime.now().timestamp())
+        verdict = await limits.clients.take(client.client_id, told.limits)
+        fields = told.fields(verdict, int(limits.unix_seconds()))
+        DEGRADED.told(verdict.degraded)
         if verdict.refused_by:
-            raise _refusal(verdict, _fields(rate, verdict, unix_now))
-        request.scope[RATE_FIELDS] = _fields(rate, verdict, unix_now)
+            raise _refusal(verdict, fields)
+        request.scope[RATE_FIELDS] = fields
+
+
+class Told:
+    """How answers to clients of one rate tell of it. Written fields are kept: there is little to tell."""
+
+    __slots__ = ("_kept", "_policy", "limits")
+
+    def __init__(self, rate: Rate) -> None:
+        self.limits = limits_of(rate)
+        self._policy = b", ".join(_policy_of(limit) for limit in self.limits)
+        self._kept: dict[tuple[int, ...], Fields] = {}
+
+    def fields(self, verdict: Verdict, unix_now: int) -> Fields:
+        """The header fields of an answer; a refusal's tell only of what refused it."""
+        now, numbers, fewest, soonest = verdict.now, [], NUMBER_MAX, 0
+        for limit, moment in zip(verdict.limits, verdict.times, strict=True):
+            remaining = left(limit, moment, now)
+            # When more may come: if none is left, the next one; else all that the limit holds.
+            wait = moment - now if remaining else wait_us(limit, moment, now)
+            seconds = _seconds(wait)
+            numbers += [remaining, seconds]
+            if remaining < fewest:
+                fewest, soonest = remaining, seconds
+        key = (*numbers, len(verdict.refused_by), verdict.degraded)
+        fields = self._kept.get(key)
+        if fields is None:
+            if len(self._kept) >= KEPT_MAX:
+                self._kept.clear()
+            fields = self._kept[key] = self._written(verdict, numbers)
+        return [*fields, (b"x-ratelimit-reset", b"%d" % (unix_now + soonest))]
+
+    def _written(self, verdict: Verdict, numbers: list[int]) -> Fields:
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        shown = [
+            (limit, remaining, seconds)
+            for limit, (remaining, seconds) in zip(verdict.limits, pairs, strict=True)
+            if not verdict.refused_by or limit in verdict.refused_by
+        ]
+        fewest, limit_of_fewest = min((remaining, limit.burst) for limit, remaining, _ in shown)
+        told = ", ".join(f'"{limit.name}";r={remaining};t={seconds}' for limit, remaining, seconds in shown)
+        return [
+            (b"ratelimit-policy", self._policy),
+            (b"ratelimit", told.encode()),
+            (b"x-ratelimit-limit", b"%d" % limit_of_fewest),
+            (b"x-ratelimit-remaining", b"%d" % fewest),
+            *([_DEGRADED] if verdict.degraded else []),
+        ]
+
+
+@lru_cache(maxsize=1024)
+def _told(rate: Rate) -> Told:
+    return Told(rate)
 
 
 class Attempt:
@@ -161,37 +216,6 @@ def _blocked(verdict: Verdict) -> TooManyRequests:
     if verdict.limits[0].name == "overall":
         sentence = "Too many wrong keys and tokens are coming in"
     return _refusal(verdict, [], sentence)
-
-
-def _fields(rate: Rate, verdict: Verdict, unix_now: int) -> Fields:
-    """The header fields of an answer; a refusal's tell only of what refused it."""
-    shown: list[bytes] = []
-    fewest, limit_of_fewest, soonest = -1, 0, 0
-    for limit, moment in zip(verdict.limits, verdict.times, strict=True):
-        if verdict.refused_by and limit not in verdict.refused_by:
-            continue
-        remaining = left(limit, moment, verdict.now)
-        wait = moment - verdict.now if remaining else wait_us(limit, moment, verdict.now)
-        seconds = _seconds(wait)
-        shown.append(b'"%s";r=%d;t=%d' % (limit.name.encode(), remaining, seconds))
-        if fewest < 0 or remaining < fewest:
-            fewest, limit_of_fewest, soonest = remaining, limit.burst, seconds
-    fields = [
-        (b"ratelimit-policy", _policy(rate)),
-        (b"ratelimit", b", ".join(shown)),
-        (b"x-ratelimit-limit", b"%d" % limit_of_fewest),
-        (b"x-ratelimit-remaining", b"%d" % fewest),
-        (b"x-ratelimit-reset", b"%d" % (unix_now + soonest)),
-    ]
-    if verdict.degraded:
-        fields.append(_DEGRADED)
-    DEGRADED.told(verdict.degraded)
-    return fields
-
-
-@lru_cache(maxsize=1024)
-def _policy(rate: Rate) -> bytes:
-    return b", ".join(_policy_of(limit) for limit in limits_of(rate))
 
 
 def _policy_of(limit: Limit) -> bytes:
