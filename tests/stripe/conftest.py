@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from openclaw_billing.settings import Settings
 from openclaw_billing.stripe_facts import CheckoutWish, SubscriptionFact
 from openclaw_billing.testing import FakeStripe
 from tests.stripe import sdk_params
+from tests.stripe.house import Buyer, House, house_of
 from tests.stripe.sdk_shapes import check_shape
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -258,3 +260,24 @@ async def bought(fake: FakeStripe, account: StripeAccount, wish: CheckoutWish) -
     fact = await account.subscription(done["subscription"])
     assert fact is not None
     return fact
+
+
+@pytest.fixture
+def catalogue(fake: FakeStripe) -> None:
+    """Everything on sale, as `stripe sync` would have made it."""
+    for plan, month in (("starter", 4_900), ("pro", 19_900)):
+        fake.add_price(month, lookup_key=f"{plan}_monthly_usd", interval="month")
+        fake.add_price(month * 10, lookup_key=f"{plan}_yearly_usd", interval="year")
+    fake.add_price(2_000, lookup_key="topup_100_usd", metadata={"credits": "100"})
+
+
+@pytest.fixture
+async def house(fake: FakeStripe, catalogue: None, tmp_path: Path) -> AsyncIterator[House]:
+    async with house_of(fake, tmp_path / "data") as made:
+        yield made
+
+
+@pytest.fixture
+async def acme(house: House) -> Buyer:
+    """A client on the free plan."""
+    return await house.create()
