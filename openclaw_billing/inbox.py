@@ -16,7 +16,7 @@ from openclaw_billing.errors import Conflict, NotFound
 from openclaw_billing.records import Fact
 from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import InboxSource, InboxStatus, StripeEvent
-from openclaw_billing.subscriptions import link_customer, mode_of
+from openclaw_billing.subscriptions import link_customer, mode_of, owner
 
 LEASE = timedelta(seconds=60)
 CLAIMED_MAX = 8
@@ -203,11 +203,14 @@ def attach(tx: Transaction, event_id: str, client_id: str, *, actor: Actor, now:
 
     Raises:
         NotFound
-        Conflict: the event names no customer, or the client has another one.
+        Conflict: the event names no customer, or one of another client's, or the client has another one.
     """
     event = _known(tx, event_id)
     if event.customer_id is None:
         raise Conflict("The event names no customer", code="no_customer")
+    other = owner(tx, event.mode, event.customer_id)
+    if other is not None and other.client_id != client_id:
+        raise Conflict("The customer belongs to another client", code="other_client")
     known = link_customer(tx, client_id, event.mode, event.customer_id, now=now)
     if known.customer_id != event.customer_id:
         raise Conflict("The client has another customer at Stripe", code="other_customer")

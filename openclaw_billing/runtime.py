@@ -60,6 +60,7 @@ class Runtime:
         store: Store | None = None,
         clock: Clock | None = None,
         observer: StoreObserver | None = None,
+        stripe: StripeAccount | None = None,
         stripe_observer: StripeObserver | None = None,
     ) -> None:
         self._settings = settings
@@ -74,7 +75,7 @@ class Runtime:
         self._limits: Limits | None = None
         self.clock: Clock = clock or SystemClock()
         self.log = log
-        self._stripe: StripeAccount | None = None
+        self._stripe = stripe
         self.wake_worker: Callable[[], None] = lambda: None
         """Called when something was stored for the worker; without one in this process, nothing happens."""
         self.new_admin_token: str | None = None

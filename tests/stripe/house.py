@@ -15,6 +15,7 @@ from fastapi import FastAPI
 import client_auth
 from intake_routes import create_intake_router
 from openclaw_billing.contracts import HistoryQuery, Store
+from openclaw_billing.payments import make_account
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
 from openclaw_billing.testing import FakeStripe
@@ -161,12 +162,14 @@ async def house_of(
         **SETTINGS,
         **settings,
     }
-    runtime = Runtime(load_settings(**given), clock=FakesClock(fake), store=store)
+    loaded = load_settings(**given)
+    # The breaker's time is the fake's too.
+    account = make_account(loaded, seconds=lambda: fake.clock.now().timestamp())
+    assert account is not None
+    runtime = Runtime(loaded, clock=FakesClock(fake), store=store, stripe=account)
     app = FastAPI()
     app.include_router(create_intake_router(runtime))
     app.include_router(client_auth.create_router(runtime))
-    account = runtime.stripe
-    assert account is not None
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
             yield House(fake, runtime, http, Worker(runtime, account))
