@@ -17,6 +17,8 @@ SOLD: Final = ("starter", "pro")
 """The plans that are paid for by a checkout."""
 PRODUCT_PREFIX: Final = "ca_"
 CREDITS_MAX: Final = 1_000_000
+TOKENS_METER: Final = "openclaw_tokens"
+"""The name under which used tokens are reported to the meter that `stripe sync` makes."""
 
 _PLAN_KEY = re.compile(rf"({'|'.join(SOLD)})_({MONTHLY}|{YEARLY})_[a-z]{{3}}")
 _PACK_KEY = re.compile(r"topup_([1-9]\d{0,6})_[a-z]{3}")

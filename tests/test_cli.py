@@ -78,9 +78,22 @@ COMMANDS = [
     ["keys", "issue"],
     ["keys", "rotate"],
     ["keys", "revoke"],
+    ["stripe", "sync"],
+    ["stripe", "check"],
     *(
         [each]
-        for each in ("clients", "keys", "credits", "plan", "ledger", "audit", "import", "export", "verify")
+        for each in (
+            "clients",
+            "keys",
+            "stripe",
+            "credits",
+            "plan",
+            "ledger",
+            "audit",
+            "import",
+            "export",
+            "verify",
+        )
     ),
     *([each] for each in ("backup", "restore", "repair", "adopt", "discard", "doctor")),
     [],

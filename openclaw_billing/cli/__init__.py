@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from openclaw_billing.cli import clients, db, keys, store
+from openclaw_billing.cli import clients, db, keys, store, stripe
 from openclaw_billing.cli.output import say
 from openclaw_billing.errors import BillingError, StartupError
 
@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 app.add_typer(clients.app, name="clients", help="Create, list, change and deactivate clients.")
 app.add_typer(keys.app, name="keys", help="Issue, list, rotate and revoke keys.")
+app.add_typer(
+    stripe.app, name="stripe", help="Set up the Stripe account, and look whether it is set up well."
+)
 app.add_typer(db.app, name="db", help="Bring the database's schema to this program's version.", hidden=True)
 clients.add_to(app)
 store.add_to(app)

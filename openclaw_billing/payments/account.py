@@ -11,7 +11,7 @@ from uuid import uuid4
 from openclaw_billing.errors import StripeRejected
 from openclaw_billing.payments import bodies, translate
 from openclaw_billing.payments.bodies import MANAGED_BY
-from openclaw_billing.payments.calls import NoSuchObject, Obj
+from openclaw_billing.payments.calls import Obj
 from openclaw_billing.payments.reading import WHOLE_SUBSCRIPTION, StripeReader
 from openclaw_billing.stripe_facts import CheckoutWish, Preview, PriceFact, SessionFact, SubscriptionFact
 
@@ -37,7 +37,8 @@ class StripeAccount(StripeReader):
 
     async def open_session(self, wish: CheckoutWish, *, key: str) -> SessionFact:
         """A checkout session with its page."""
-        body = bodies.checkout(wish, await self._shelf.tokens())
+        beside = await self._shelf.tokens_beside(wish.plan_id) if wish.kind == "subscription" else None
+        body = bodies.checkout(wish, beside)
 
         async def made_before() -> Obj | None:
             mine = {"customer": wish.customer_id, "status": "open"}
@@ -56,17 +57,9 @@ class StripeAccount(StripeReader):
             found = await self._calls.get("checkout.sessions.retrieve", session_id)
             return None if found["status"] == "open" else found
 
-        try:
-            made = await self._calls.post(
-                "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
-            )
-        except NoSuchObject:
-            raise
-        except StripeRejected:
-            found = await closed_before()
-            if found is None:
-                raise
-            made = found
+        made = await self._calls.post(
+            "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
+        )
         return translate.session_fact(made)
 
     async def preview_change(self, fact: SubscriptionFact, price: PriceFact) -> Preview:
@@ -111,15 +104,9 @@ class StripeAccount(StripeReader):
             found = await self._calls.get("subscription_schedules.retrieve", schedule_id)
             return found if found["status"] in RELEASED else None
 
-        try:
-            await self._calls.post(
-                "subscription_schedules.release", schedule_id, params={}, key=key, search=released_before
-            )
-        except NoSuchObject:
-            raise
-        except StripeRejected:
-            if await released_before() is None:
-                raise
+        await self._calls.post(
+            "subscription_schedules.release", schedule_id, params={}, key=key, search=released_before
+        )
 
     async def set_ending(
         self,
@@ -222,6 +209,6 @@ class StripeAccount(StripeReader):
             return known
         listed = self._calls.pages("billing_portal.configurations.list", params={"active": True})
         async for each in listed:
-            if each["metadata"].get("managed_by") == MANAGED_BY:
+            if bodies.is_ours(each):
                 return self._kept.put("configuration", str(each["id"]))
         return None

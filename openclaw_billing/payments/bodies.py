@@ -101,6 +101,11 @@ def portal_flow(flow: str, subscription_id: str | None) -> Body:
     return {"type": flow, flow: {"subscription": subscription_id}}
 
 
+def is_ours(obj: Mapping[str, Any]) -> bool:
+    """Whether an object of Stripe's was made by this program: all others are left as they are."""
+    return bool((obj.get("metadata") or {}).get("managed_by") == MANAGED_BY)
+
+
 def _metadata(wish: CheckoutWish) -> dict[str, str]:
     what = {"plan": wish.plan_id} if wish.kind == "subscription" else {"pack": wish.pack}
     found = {

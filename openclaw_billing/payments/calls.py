@@ -95,6 +95,11 @@ class Calls:
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
         self._breaker = Breaker(line.seconds, self._tell_breaker)
 
+    @property
+    def api_version(self) -> str:
+        """The version of Stripe's API that all calls are made in: the SDK's own."""
+        return str(self._sdk.api_version)
+
     @contextlib.contextmanager
     def budget(self, seconds: float | None = None) -> Iterator[None]:
         """All calls within share one budget of time, counted from now; an outer one is never exceeded."""
@@ -127,17 +132,22 @@ class Calls:
     ) -> Obj:
         """What an SDK call that changes something answers; the same key makes one object, however often asked.
 
-        A key under which Stripe itself failed is spent: what it may have made is looked for by `search`, and
-        if that is nothing the call goes on under the key's successor.
+        Where Stripe refuses, or failed under this key and will repeat that for a day, `search` looks whether
+        all is done already. If it finds nothing, a spent key is followed by its successor.
         """
         for number in range(1, KEYS_MAX + 1):
-            spelled = key if number == 1 else f"{key}:{number}"
+            options = {"idempotency_key": key if number == 1 else f"{key}:{number}"}
             try:
-                return await self._call(endpoint, ids, params, {"idempotency_key": spelled})
-            except KeySpent:
+                return await self._call(endpoint, ids, params, options, quiet=search is not None)
+            except NoSuchObject:
+                raise
+            except (KeySpent, StripeRejected) as error:
                 found = None if search is None else await search()
                 if found is not None:
                     return found
+                if isinstance(error, StripeRejected):
+                    log.error("Stripe rejected %s (%s)", endpoint, error.facts["stripe_request_id"])
+                    raise
                 if number == KEYS_MAX:
                     raise
         raise AssertionError("the last key either answers or raises")
@@ -164,7 +174,9 @@ class Calls:
         if mine is not None:
             await mine.transport.close_async()
 
-    async def _call(self, endpoint: str, ids: tuple[str, ...], params: Params | None, options: Obj) -> Obj:
+    async def _call(
+        self, endpoint: str, ids: tuple[str, ...], params: Params | None, options: Obj, *, quiet: bool = False
+    ) -> Obj:
         left = self._seconds_left()
         if left <= 0:
             raise self._unavailable(endpoint, "no time left")
@@ -183,7 +195,7 @@ class Calls:
                 self._breaker.unknown()
             raise self._unavailable(endpoint, "no answer in time") from error
         except self._sdk.StripeError as error:
-            raise self._translated(endpoint, error) from error
+            raise self._translated(endpoint, error, quiet) from error
         except BaseException:
             self._breaker.unknown()
             raise
@@ -207,8 +219,11 @@ class Calls:
             raise StripeMisconfigured(retry_after_seconds=wait)
         raise StripeUnavailable(retry_after_seconds=wait)
 
-    def _translated(self, endpoint: str, error: Any) -> BillingError:
-        """What an error of the SDK is here, told to the breaker, the counts and the log."""
+    def _translated(self, endpoint: str, error: Any, quiet: bool) -> BillingError:
+        """What an error of the SDK is here, told to the breaker, the counts and the log.
+
+        A refusal is a bug of ours unless the caller is `quiet` because it looks into the matter.
+        """
         status, headers = error.http_status, error.headers or {}
         request_id = headers.get("request-id")
         if status in (401, 403):
@@ -234,8 +249,8 @@ class Calls:
             self._tell(endpoint, "missing")
             return NoSuchObject(request_id)
         self._tell(endpoint, "rejected")
-        kind = type(error).__name__
-        log.error("Stripe rejected %s: %s %s %s (%s)", endpoint, status, kind, _word(error.code), request_id)
+        level, kind = logging.INFO if quiet else logging.ERROR, f"{status} {type(error).__name__}"
+        log.log(level, "Stripe rejected %s: %s %s (%s)", endpoint, kind, _word(error.code), request_id)
         return StripeRejected(request_id)
 
     def _unavailable(

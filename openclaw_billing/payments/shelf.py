@@ -67,7 +67,7 @@ class Shelf:
         """
         price_id = self._book.setting_for(plan_id, interval)
         if price_id is None:
-            found = (await self._by_key()).get(self._book.lookup_key(plan_id, interval))
+            found = await self._by_key(self._book.lookup_key(plan_id, interval))
         else:
             found = await self.price(price_id)
         if found is None or not found.active:
@@ -92,16 +92,20 @@ class Shelf:
                 by_credits[set_up.credits] = set_up
         return self._packs.put("", tuple(by_credits[credits] for credits in sorted(by_credits)))
 
-    async def tokens(self) -> str | None:
-        """The metered price of tokens, if the settings name one."""
-        return self._book.tokens
+    async def tokens_beside(self, plan_id: str | None) -> str | None:
+        """The metered price of tokens that is sold beside a plan: the setting's beside any, else Pro's own."""
+        if self._book.tokens is not None or plan_id != "pro":
+            return self._book.tokens
+        found = await self._by_key(self._book.tokens_key)
+        return None if found is None else found.price_id
 
-    async def _by_key(self) -> dict[str, PriceFact]:
-        known = self._named.get("")
-        if known is not None:
-            return known
-        keys = [self._book.lookup_key(plan_id, interval) for plan_id in SOLD for interval in INTERVALS]
-        page = await self._calls.get("prices.list", params={"lookup_keys": keys, "active": True})
-        found = {each["lookup_key"]: price_fact(each, self._book) for each in page["data"]}
-        # What is missing is asked for again at once: the operator may be setting it up just now.
-        return self._named.put("", found) if len(found) == len(keys) else found
+    async def _by_key(self, key: str) -> PriceFact | None:
+        known = self._named.get("") or {}
+        if key not in known:
+            # What was missing is asked for again: the operator may be setting it up just now.
+            keys = [self._book.lookup_key(plan_id, interval) for plan_id in SOLD for interval in INTERVALS]
+            filters = {"lookup_keys": [*keys, self._book.tokens_key], "active": True}
+            page = await self._calls.get("prices.list", params=filters)
+            known = {each["lookup_key"]: price_fact(each, self._book) for each in page["data"]}
+            self._named.put("", known)
+        return known.get(key)

@@ -52,13 +52,13 @@ def price_fact(price: Obj, book: PriceBook) -> PriceFact:
     """A price, or the plan that was its name before prices."""
     metadata = price.get("metadata") or {}
     price_id, lookup_key = _needed(price, "id"), price.get("lookup_key")
-    plan_id, interval = book.plan_of(price_id, lookup_key, metadata.get("plan"), id_of(price.get("product")))
+    plan_id, _ = book.plan_of(price_id, lookup_key, metadata.get("plan"), id_of(price.get("product")))
     every = price.get("recurring") or price
     unit, count = every.get("interval"), every.get("interval_count") or 1
     return PriceFact(
         price_id=price_id,
         plan_id=plan_id,
-        interval=interval if unit is None else _INTERVALS.get((unit, count), ""),
+        interval=_INTERVALS.get((str(unit), int(count)), ""),
         unit_amount=price.get("unit_amount", price.get("amount")),
         currency=_needed(price, "currency"),
         credits=0 if unit is not None else book.credits_of(price_id, lookup_key, metadata.get("credits")),

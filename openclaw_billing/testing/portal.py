@@ -13,6 +13,7 @@ from openclaw_billing.testing.world import Call, Obj, World, matching
 routes = Routes()
 
 FLOWS = ("payment_method_update", "subscription_cancel", "subscription_update", "subscription_update_confirm")
+BLANK_PRODUCT: Obj = {"adjustable_quantity": {"enabled": False, "maximum": None, "minimum": 1}}
 CONFIGURED = "business_profile default_return_url features login_page metadata name"
 
 
@@ -131,6 +132,8 @@ def _configure(world: World, made: Obj, form: Form) -> None:
             made[name] = form.text(name)
     for name in ("business_profile", "features"):
         made[name] = _merged(made[name], form.form(name))
+    updates = made["features"]["subscription_update"]
+    updates["products"] = [{**BLANK_PRODUCT, **one} for one in updates["products"]]
     if "login_page" in form:
         enabled = form.form("login_page").flag("enabled")
         made["login_page"] = {"enabled": enabled, "url": f"{SITE}/p/login" if enabled else None}

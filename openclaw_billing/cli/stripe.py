@@ -1,0 +1,201 @@
+"""Stripe on the command line: `sync` sets the account up, `check` looks whether it is set up well.
+
+Exit codes: 0 fine, 1 findings, 2 it could not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, TypeVar
+
+import typer
+
+from openclaw_billing.cli.output import Json, say
+from openclaw_billing.errors import BillingError
+from openclaw_billing.payments import make_calls, make_catalogue, make_checkup
+from openclaw_billing.payments.calls import Calls
+from openclaw_billing.payments.catalogue import Report
+from openclaw_billing.payments.wanted import Wishes
+from openclaw_billing.prices import CREDITS_MAX, SOLD
+from openclaw_billing.settings import Settings, load_settings
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.values import LOOPBACK, host_of
+
+T = TypeVar("T")
+
+SECRET_FILE = "stripe_webhook_secret"  # noqa: S105 - the file's name
+SECRETS_KEPT_MAX = 2
+COULD_NOT_RUN = 2
+AMOUNT_MAX = 99_999_999
+
+app = typer.Typer(no_args_is_help=True)
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")]
+Gateway = Annotated[
+    str | None, typer.Option(help="The gateway's public address, such as https://gateway.example.com.")
+]
+
+
+@app.command("sync")
+def sync(
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    gateway: Gateway = None,
+    pack: Annotated[
+        list[str] | None,
+        typer.Option(help="CREDITS=AMOUNT: a pack to sell, its price in cents. May be given again."),
+    ] = None,
+    yearly: Annotated[
+        list[str] | None,
+        typer.Option(help="PLAN=AMOUNT: a plan's price by the year, in cents. May be given again."),
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="AMOUNT: the price of one token, in cents; 0.02 is 50 for a cent.")
+    ] = None,
+) -> None:
+    """Make products, prices, portal and event endpoint in Stripe what the plans here say. Twice is once."""
+    settings = _settings()
+    wishes = Wishes(
+        gateway=_address(settings, gateway),
+        packs={_credits(left): amount for left, amount in _pairs(pack, "--pack")},
+        yearly={_plan(left): amount for left, amount in _pairs(yearly, "--yearly")},
+        tokens=_decimal(tokens),
+    )
+    calls = make_calls(settings)
+    catalogue = make_catalogue(settings, calls, dry_run=dry_run)
+    secrets = _Secrets(settings, dry_run=dry_run)
+    report = _run(calls, catalogue.sync(wishes, secrets.keep), catalogue.report)
+    _show(report, as_json=as_json, dry_run=dry_run)
+    for line in secrets.remarks:
+        say(line)
+    raise typer.Exit(1 if report.findings else 0)
+
+
+@app.command("check")
+def check(as_json: Json = False, gateway: Gateway = None, dry_run: DryRun = False) -> None:  # noqa: ARG001
+    """Look at account, prices, portal and event endpoint. Nothing is changed, with --dry-run or without."""
+    settings = _settings()
+    calls = make_calls(settings)
+    checkup = make_checkup(settings, calls)
+    address = _address(settings, gateway)
+    report = _run(calls, checkup.check(address, datetime.now(UTC)), checkup.report)
+    _show(report, as_json=as_json, dry_run=False)
+    raise typer.Exit(1 if report.findings else 0)
+
+
+class _Secrets:
+    """Keeps an endpoint's signing secret, which is shown once, in a file that only this user can read."""
+
+    def __init__(self, settings: Settings, *, dry_run: bool) -> None:
+        self.remarks: list[str] = []
+        self._directory = Directory(settings.data_dir, allow_network=True)
+        if not dry_run:
+            # Before anything is made in Stripe: a secret that cannot be kept is lost.
+            self._directory.open()
+
+    def keep(self, endpoint_id: str, secret: str) -> None:
+        name, here = SECRET_FILE, self._directory
+        before = here.read(name).decode("ascii").strip().split(",") if here.exists(name) else []
+        kept = [secret, *before][:SECRETS_KEPT_MAX]
+        here.write_new(f"{name}.tmp", [",".join(kept).encode("ascii") + b"\n"])
+        here.replace(f"{name}.tmp", name)
+        here.sync()
+        path = here.path / name
+        self.remarks.append(
+            f"The signing secret of {endpoint_id} is in {path}: set STRIPE_WEBHOOK_SECRET to it"
+        )
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    if settings.stripe_secret_key is None:
+        say("STRIPE_SECRET_KEY is not set: there is no Stripe account to work on")
+        raise typer.Exit(COULD_NOT_RUN)
+    return settings
+
+
+def _run(calls: Calls, work: Coroutine[None, None, T], report: Report) -> T:
+    async def whole() -> T:
+        try:
+            return await work
+        finally:
+            await calls.close()
+
+    try:
+        return asyncio.run(whole())
+    except (BillingError, OSError) as error:
+        # An endpoint's secret that could not be kept is shown by Stripe's dashboard.
+        say(f"Could not finish: {error.detail if isinstance(error, BillingError) else error}")
+        for change in report.changes:
+            say(f"  done before: {change.action} {change.kind} {change.name}")
+        raise typer.Exit(COULD_NOT_RUN) from error
+
+
+def _show(report: Report, *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        print(json.dumps({**asdict(report), "dry_run": dry_run}, indent=1))
+        return
+    for name, value in report.facts.items():
+        print(f"{name}: {value}")
+    for change in report.changes:
+        would = "would " if dry_run else ""
+        print(
+            " ".join(
+                part
+                for part in (f"{would}{change.action}", change.kind, change.name, change.object_id)
+                if part
+            )
+        )
+    for finding in report.findings:
+        say(f"! {finding}")
+    if not report.changes and not report.findings:
+        say("Everything is as it should be.")
+
+
+def _address(settings: Settings, gateway: str | None) -> str | None:
+    if gateway is None:
+        return None
+    host = host_of(gateway)
+    local = host in LOOPBACK and settings.billing_mode != "live"
+    if host is None or not (gateway.startswith("https://") or local):
+        raise typer.BadParameter("must be an https address", param_hint="--gateway")
+    return gateway
+
+
+def _pairs(given: list[str] | None, hint: str) -> list[tuple[str, int]]:
+    found = []
+    for text in given or ():
+        left, equals, amount = text.partition("=")
+        if not (equals and amount.isascii() and amount.isdigit() and 0 < int(amount) <= AMOUNT_MAX):
+            raise typer.BadParameter(f"must be a name, = and a price in cents: {text}", param_hint=hint)
+        found.append((left, int(amount)))
+    return found
+
+
+def _credits(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= CREDITS_MAX):
+        raise typer.BadParameter(f"must be a number of credits up to {CREDITS_MAX}", param_hint="--pack")
+    return int(text)
+
+
+def _plan(text: str) -> str:
+    if text not in SOLD:
+        raise typer.BadParameter(f"must be one of {', '.join(SOLD)}", param_hint="--yearly")
+    return text
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not (amount.is_finite() and 0 < amount <= AMOUNT_MAX and amount == round(amount, 12)):
+        raise typer.BadParameter("must be a price in cents with at most 12 decimals", param_hint="--tokens")
+    return amount
