@@ -31,10 +31,10 @@ def touch(tx: Transaction, client_id: str, now: datetime) -> Account:
         return account
     account = _end_reservations(tx, account, now)
     account = _end_lots(tx, account, now)
-    if account.grace_until is not None and now >= account.grace_until:
-        account = freeze(tx, account, now)
     if (cycle := next_cycle(account, now)) is not None:
         account = _turn_cycle(tx, account, cycle, now)
+    if account.grace_until is not None and now >= account.grace_until:
+        account = freeze(tx, account, now)
     return keep(tx, account)
 
 
@@ -104,8 +104,10 @@ def _end_lots(tx: Transaction, account: Account, now: datetime) -> Account:
 def _turn_cycle(tx: Transaction, account: Account, cycle: Cycle, now: datetime) -> Account:
     period = account.period
     number = max(cycle.number, account.cycle_number + 1)
+    # By the clock a limit of its own is what an unpaid plan leaves, and stays.
     operation_id = f"grant:{account.client_id}:{number}" if period is None else f"{period.key}:{cycle.number}"
-    account = replace(account, cycle_limit=None)
+    if period is not None:
+        account = replace(account, cycle_limit=None)
     return begin_cycle(tx, account, cycle, used=0, operation_id=operation_id, reason="cycle", now=now)
 
 

@@ -77,15 +77,18 @@ def standing(view: View, client_id: str, now: datetime) -> Standing:
 def standing_of(account: Account, now: datetime) -> Standing:
     limit, limited = plans.limit_of(account), account.frozen is not None
     start, end, used, lots = account.cycle_start, account.cycle_end, account.used, account.lots
+    left = allowance_left(account)
+    if (cycle := cycles.next_cycle(account, now)) is not None:
+        start, end, used = cycle.start, cycle.end, 0
+        if account.period is not None:
+            limit = plans.plan_of(account.plan_id).job_limit
+        left = limit or 0
+        lots = _with_allowance(lots, left, end)
     if account.grace_until is not None and now >= account.grace_until:
         limit, limited = free_limit(), True
         start, end = now, now + cycles.CYCLE_LENGTH
-        left = min(limit, allowance_left(account))
+        left = min(limit, left)
         used, lots = limit - left, _with_allowance(lots, left, end)
-    elif (cycle := cycles.next_cycle(account, now)) is not None:
-        start, end, used = cycle.start, cycle.end, 0
-        limit = plans.plan_of(account.plan_id).job_limit if not limited else limit
-        lots = _with_allowance(lots, limit or 0, end)
     lots = tuple(lot for lot in lots if lot.expires_at is None or lot.expires_at > now)
     return Standing(
         plan=plans.plan_of(account.plan_id),

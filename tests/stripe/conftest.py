@@ -263,12 +263,30 @@ async def bought(fake: FakeStripe, account: StripeAccount, wish: CheckoutWish) -
 
 
 @pytest.fixture
-def catalogue(fake: FakeStripe) -> None:
-    """Everything on sale, as `stripe sync` would have made it."""
+def api_of() -> Iterator[Callable[[FakeStripe], stripe.StripeClient]]:
+    """The SDK for any account."""
+    transports: list[stripe.HTTPXClient] = []
+
+    def made(account: FakeStripe) -> stripe.StripeClient:
+        transports.append(_transport(5))
+        return _client(account, 2, transports[-1])
+
+    yield made
+    for transport in transports:
+        transport.close()
+
+
+def put_on_sale(account: FakeStripe) -> None:
+    """Everything that we sell, as `stripe sync` would make it."""
     for plan, month in (("starter", 4_900), ("pro", 19_900)):
-        fake.add_price(month, lookup_key=f"{plan}_monthly_usd", interval="month")
-        fake.add_price(month * 10, lookup_key=f"{plan}_yearly_usd", interval="year")
-    fake.add_price(2_000, lookup_key="topup_100_usd", metadata={"credits": "100"})
+        account.add_price(month, lookup_key=f"{plan}_monthly_usd", interval="month")
+        account.add_price(month * 10, lookup_key=f"{plan}_yearly_usd", interval="year")
+    account.add_price(2_000, lookup_key="topup_100_usd", metadata={"credits": "100"})
+
+
+@pytest.fixture
+def catalogue(fake: FakeStripe) -> None:
+    put_on_sale(fake)
 
 
 @pytest.fixture
