@@ -116,9 +116,10 @@ class Runtime:
 
     @property
     def limits(self) -> Limits:
+        """Who counts calls, and how often who may call."""
         if self._limits is None:
-            with self._opening:
-                self._limits = self._limits or make_limits(self.settings, self.clock)
+            self.open()
+        assert self._limits is not None
         return self._limits
 
     def now(self) -> datetime:
@@ -132,6 +133,7 @@ class Runtime:
         """
         with self._opening:
             if self._store is None:
+                self._limits = make_limits(self.settings, self.clock)
                 self._store = self._open_everything()
             return self._store
 

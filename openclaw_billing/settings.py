@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = _setting(
         "OPENCLAW_REDIS_URL", None, "A redis:// address, to share rate limits between machines."
     )
+    redis_prefix: str = _setting(
+        "OPENCLAW_REDIS_PREFIX",
+        "openclaw:",
+        "What the names of all keys in Redis begin with; gateways of one prefix share limits.",
+        pattern=r"^[!-~]{1,64}$",
+    )
     lock_seconds_max: Seconds = _setting(
         "OPENCLAW_LOCK_SECONDS_MAX", 2.0, "How long a change waits for another process's lock."
     )

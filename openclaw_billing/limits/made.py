@@ -9,6 +9,7 @@ from openclaw_billing.clock import Clock, ticks_of, unix_seconds_of
 from openclaw_billing.contracts import Limiter, LocalLimiter
 from openclaw_billing.limits.failures import Failures
 from openclaw_billing.limits.rates import Rates
+from openclaw_billing.limits.redis import RedisLimiter
 from openclaw_billing.limits.shared import SharedLimiter
 from openclaw_billing.settings import Settings
 
@@ -33,15 +34,23 @@ class Limits:
 
 
 def make_limits(settings: Settings, clock: Clock) -> Limits:
-    """Opens nothing: the first call does."""
+    """Opens nothing: the first call does.
+
+    Raises:
+        BadSettings: Redis is named and its library is not there.
+    """
     ticks = ticks_of(clock)
     local = SharedLimiter(settings.data_dir, ticks)
+    clients: Limiter | None = local if settings.rate_limits else None
+    if settings.rate_limits and settings.redis_url is not None:
+        url = settings.redis_url.get_secret_value()
+        clients = RedisLimiter(url, local, prefix=settings.redis_prefix)
     failures = Failures(
         local, ticks, per_address=settings.failures_per_address, overall=settings.failures_overall
     )
     return Limits(
         local,
-        local if settings.rate_limits else None,
+        clients,
         failures,
         Rates(settings, ticks),
         unix_seconds_of(clock),

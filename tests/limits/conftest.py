@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 
 from openclaw_billing.contracts import Limiter
 from openclaw_billing.limits.memory import MemoryLimiter
+from openclaw_billing.limits.redis import RedisLimiter
 from openclaw_billing.limits.shared import SharedLimiter
+from tests.limits import redis_server
 
 
 @dataclass
@@ -35,6 +39,22 @@ class Counted:
         self.ticks.now += microseconds
 
 
+@dataclass
+class CountedByRedis(Counted):
+    """Its clock is the server's and cannot be moved: what is stored is moved the other way."""
+
+    url: str = ""
+    prefix: str = ""
+
+    def advance(self, microseconds: int) -> None:
+        import redis
+
+        with redis.Redis.from_url(self.url) as client:
+            for key in client.scan_iter(f"{self.prefix}rate:*"):
+                times = [int(each) - microseconds for each in client.get(key).split()]
+                client.set(key, " ".join(map(str, times)), keepttl=True)
+
+
 @pytest.fixture
 def ticks() -> Ticks:
     return Ticks()
@@ -47,11 +67,56 @@ def shared(tmp_path: Path, ticks: Ticks) -> Iterator[SharedLimiter]:
     limiter.close()
 
 
-@pytest.fixture(params=["memory", "shared"])
-def counted(request: pytest.FixtureRequest, ticks: Ticks, tmp_path: Path) -> Iterator[Counted]:
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis to test with; without one, what needs it is skipped and says how to get one."""
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(redis_server.address())
+        except redis_server.NoServer as reason:
+            pytest.skip(str(reason))
+        yield address
+
+
+@pytest.fixture
+def redis_of_our_own() -> Iterator[redis_server.Server]:
+    """One that may be killed, paused and started again."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(redis_server.serving())
+        except redis_server.NoServer as reason:
+            pytest.skip(str(reason))
+        yield server
+
+
+@pytest.fixture
+def prefix(redis_url: str) -> Iterator[str]:
+    """A prefix of this test's own, whose keys are gone afterwards."""
+    import redis
+
+    prefix = f"test_{secrets.token_hex(6)}:"
+    yield prefix
+    with redis.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(f"{prefix}*"):
+            client.delete(key)
+
+
+@pytest.fixture(params=["memory", "shared", "redis"])
+async def counted(
+    request: pytest.FixtureRequest, ticks: Ticks, tmp_path: Path, anyio_backend: str
+) -> AsyncIterator[Counted]:
     if request.param == "memory":
         yield Counted(MemoryLimiter(ticks), ticks=ticks)
         return
-    other = SharedLimiter(tmp_path / "data", ticks)
-    yield Counted(request.getfixturevalue("shared"), other, ticks)
-    other.close()
+    local, other_local = (SharedLimiter(tmp_path / name, ticks) for name in ("data", "other"))
+    if request.param == "shared":
+        other_local = SharedLimiter(tmp_path / "data", ticks)
+        yield Counted(local, other_local, ticks)
+    else:
+        url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("prefix")
+        one, two = (RedisLimiter(url, each, prefix=prefix) for each in (local, other_local))
+        yield CountedByRedis(one, two, ticks, url, prefix)
+        await one.aclose()
+        await two.aclose()
+    local.close()
+    other_local.close()
