@@ -18,7 +18,6 @@ from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import InboxSource, InboxStatus, StripeEvent
 from openclaw_billing.subscriptions import link_customer, mode_of, owner
 
-LEASE = timedelta(seconds=60)
 CLAIMED_MAX = 8
 PARKED_MAX = 5
 PARKED_PAUSE = timedelta(minutes=2)
@@ -105,8 +104,8 @@ def cursor_of(tables: Transaction | View, name: str) -> datetime | None:
     return None if fact is None else datetime.fromisoformat(fact.value)
 
 
-def claim(tx: Transaction, mode: str, *, now: datetime) -> list[StripeEvent]:
-    """Events that are due, oldest first, no two of one customer, kept from every other worker for a minute."""
+def claim(tx: Transaction, mode: str, lease: timedelta, *, now: datetime) -> list[StripeEvent]:
+    """Events that are due, oldest first, no two of one customer, kept from other workers for `lease`."""
     waiting = [event for event in tx.stripe_events.by("due", "yes") if event.mode == mode]
     busy = {_subject(event) for event in waiting if event.lease_until and event.lease_until > now}
     claimed: list[StripeEvent] = []
@@ -116,7 +115,7 @@ def claim(tx: Transaction, mode: str, *, now: datetime) -> list[StripeEvent]:
         if _subject(event) in busy or (event.next_at is not None and event.next_at > now):
             continue
         busy.add(_subject(event))
-        claimed.append(replace(event, lease_until=now + LEASE))
+        claimed.append(replace(event, lease_until=now + lease))
     for event in claimed:
         tx.stripe_events.put(event)
     return claimed

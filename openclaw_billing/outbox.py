@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.stripe_records import CallKind, StripeCall, Subscription
 
-LEASE = timedelta(seconds=60)
 CLAIMED_MAX = 8
 PAUSES = (
     timedelta(seconds=5),
@@ -40,15 +39,15 @@ def cancel(
         )
 
 
-def claim(tx: Transaction, mode: str, *, now: datetime) -> list[StripeCall]:
-    """Calls that are due, kept from every other worker for a minute."""
+def claim(tx: Transaction, mode: str, lease: timedelta, *, now: datetime) -> list[StripeCall]:
+    """Calls that are due, kept from other workers for `lease`."""
     due = [
         call
         for call in tx.stripe_calls.by("undone", "yes")
         if call.mode == mode and _reached(call.next_at, now) and _reached(call.lease_until, now)
     ][:CLAIMED_MAX]
     for call in due:
-        tx.stripe_calls.put(replace(call, lease_until=now + LEASE))
+        tx.stripe_calls.put(replace(call, lease_until=now + lease))
     return due
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 from openclaw_billing import inbox, outbox
 from openclaw_billing.effects import Effects
@@ -57,6 +58,8 @@ class Worker:
         self.effects = Effects(runtime, account)
         self.reconciler = Reconciler(runtime, account, self.effects)
         self._awake = asyncio.Event()
+        # Twice what one row may take; the rows of a worker that was killed wait so long.
+        self._lease = timedelta(seconds=2 * runtime.settings.stripe_budget_seconds + 2)
 
     def wake(self) -> None:
         """An event was stored: apply it now rather than in a second."""
@@ -108,9 +111,9 @@ class Worker:
         calls: list[StripeCall] = []
         # Looking costs nothing; claiming is a change, made only where there is something.
         if view.stripe_events.by("due", "yes"):
-            events = await self._runtime.write(inbox.claim, mode)
+            events = await self._runtime.write(inbox.claim, mode, self._lease)
         if view.stripe_calls.by("undone", "yes"):
-            calls = await self._runtime.write(outbox.claim, mode)
+            calls = await self._runtime.write(outbox.claim, mode, self._lease)
         return events, calls
 
     async def _handle(self, event: StripeEvent) -> None:
