@@ -74,6 +74,7 @@ COMMANDS = [
     ["clients", "create"],
     ["clients", "deactivate"],
     ["clients", "reactivate"],
+    ["clients", "rate"],
     ["keys", "list"],
     ["keys", "issue"],
     ["keys", "rotate"],
@@ -197,6 +198,19 @@ def test_credits_are_added_once_under_one_id(run: Run, acme: dict[str, Any]) -> 
     entries = run("ledger", client_id, "--json").json
     assert [each["amount"] for each in entries] == [-5, 50, 200]
     assert "promo" in run("ledger", client_id).out
+
+
+def test_a_client_gets_a_rate_of_its_own_and_gives_it_back(run: Run, acme: dict[str, Any]) -> None:
+    client_id = acme["client_id"]
+    assert run("clients", "rate", client_id, "100/s, burst 500").err == "100/s, burst 500.\n"
+    shown = run("clients", "show", client_id, "--json").json
+    assert shown["rate_limit"] == {"per_second": 100, "burst": 500, "per_minute": 0}
+    assert run("clients", "rate", client_id, "off").err == "off.\n"
+    assert run("clients", "rate", client_id, "plan").err == "The plan's.\n"
+    assert run("clients", "show", client_id, "--json").json["rate_limit"] is None
+    assert len(run("audit", "--action", "client.updated", "--json").json) == 3
+    assert run("clients", "rate", client_id, "100/h").code == 2
+    assert run("clients", "rate", "nobody", "plan").code == 1
 
 
 def test_the_plan_is_changed_and_a_client_switched_off_and_on(run: Run, acme: dict[str, Any]) -> None:
@@ -344,12 +358,15 @@ def edit(data: Path, client_id: str, **changes: Any) -> None:
 
 def test_an_edited_clients_file_is_adopted_or_discarded(run: Run, acme: dict[str, Any], data: Path) -> None:
     client_id = acme["client_id"]
-    edit(data, client_id, credits_remaining=260, name="Acme & Sons")
+    edit(data, client_id, credits_remaining=260, name="Acme & Sons", rate_limit="5/s")
     refused = run("clients", "list")
     assert (refused.code, "credits_remaining" in refused.err) == (78, True)
-    assert "+60 credits" in run("adopt").err
+    adopted = run("adopt").err
+    assert "+60 credits" in adopted
+    assert "rate limit 5/s, burst 5" in adopted
     shown = run("clients", "show", client_id, "--json").json
     assert (shown["credits_remaining"], shown["name"]) == (260, "Acme & Sons")
+    assert shown["rate_limit"] == {"per_second": 5, "burst": 5, "per_minute": 0}
     assert {"adopt"} < {each["actor"] for each in run("audit", "--json").json}
     edit(data, client_id, credits_remaining=999, api_key="x")
     assert run("discard").code == 0
@@ -358,7 +375,16 @@ def test_an_edited_clients_file_is_adopted_or_discarded(run: Run, acme: dict[str
     assert len(list(data.glob("openclaw_clients.json.foreign-*"))) == 2
 
 
-@pytest.mark.parametrize("damage", ["not json", "[]", '{"nobody": {}}', '{"ID": {"credits_remaining": -5}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "not json",
+        "[]",
+        '{"nobody": {}}',
+        '{"ID": {"credits_remaining": -5}}',
+        '{"ID": {"rate_limit": "5/h"}}',
+    ],
+)
 def test_an_edit_that_cannot_be_is_not_adopted(
     run: Run, acme: dict[str, Any], data: Path, damage: str
 ) -> None:

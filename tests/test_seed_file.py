@@ -15,6 +15,7 @@ import pytest
 from openclaw_billing import ledger, usage
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.errors import QuotaExceeded, StartupError
+from openclaw_billing.records import Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
 from openclaw_billing.stores import backups
@@ -93,6 +94,23 @@ def test_every_client_is_taken_over_as_it_was(runtime: Runtime, write: Callable[
     assert key_of(runtime, seed_client(6)["api_key"]) is None
     verified = backups.verify(runtime.store.directory, backups.Chain(None))  # type: ignore[attr-defined]
     assert (verified.problems, verified.clients) == ([], 6)
+
+
+def test_a_rate_of_its_own_goes_round(runtime: Runtime, write: Callable[..., bytes], data: Path) -> None:
+    """What the clients file shows of it is what is taken over."""
+    write(seed_client(1, rate_limit="7/s, burst 9, 80/min"), seed_client(2, rate_limit=None))
+    runtime.open()
+    first, second = (runtime.view.clients.get(each) for each in ("old-1", "old-2"))
+    assert first is not None
+    assert second is not None
+    assert (first.rate_limit, second.rate_limit) == (Rate(7, 9, 80), None)
+    runtime.close()
+    shown = json.loads((data / "openclaw_clients.json").read_text())
+    assert shown["old-1"]["rate_limit"] == "7/s, burst 9, 80/min"
+    assert shown["old-2"]["rate_limit"] is None
+    again = runtime.view.clients.get("old-1")
+    assert again is not None
+    assert again.rate_limit == Rate(7, 9, 80)
 
 
 def test_the_original_is_kept_for_its_owner_alone_and_named_at_each_start(
@@ -187,6 +205,8 @@ def test_a_plan_that_we_do_not_know_is_kept_and_shown(runtime: Runtime, write: C
         {"email": ""},
         {"name": None},
         {"plan": {}},
+        {"rate_limit": "often"},
+        {"rate_limit": 5},
         {"email": "CLIENT1@example.com"},
         {"api_key": "oc_live_" + "01" * 16},
     ],

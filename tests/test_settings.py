@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from openclaw_billing.errors import BadSettings
+from openclaw_billing.records import Rate
 from openclaw_billing.settings import Settings, load_settings, problems, setting_names
+from openclaw_billing.values import Proxies, rate_of, rate_text
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "0123456789abcdef" * 2
@@ -107,6 +109,14 @@ def test_settings_do_not_change() -> None:
         ("STRIPE_PUBLIC_KEY", "sk_live_hunter2secret"),
         ("STRIPE_WEBHOOK_SECRET", ",".join(f"whsec_hunter2secret{n}" for n in range(6))),
         ("STRIPE_PRICE_TOPUP", "price_1"),
+        ("OPENCLAW_RATE_FREE", "10 per second"),
+        ("OPENCLAW_RATE_FREE", "10/s, 20/s"),
+        ("OPENCLAW_RATE_FREE", "burst 30"),
+        ("OPENCLAW_RATE_FREE", "99999/s"),
+        ("OPENCLAW_RATE_FREE", "9/s,,burst 3"),
+        ("OPENCLAW_FAILURES_PER_ADDRESS", "-1"),
+        ("OPENCLAW_TRUSTED_PROXIES", "everybody"),
+        ("OPENCLAW_REDIS_PREFIX", "two words"),
     ],
 )
 def test_a_wrong_value_is_named_and_never_shown(
@@ -283,3 +293,28 @@ def test_secrets_are_not_in_what_settings_look_like() -> None:
     )
     assert TOKEN not in repr(settings)
     assert "hunter2" not in repr(settings) + str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("10/s, burst 30, 300/min", Rate(10, 30, 300)),
+        ("300/min,burst 30,10/s", Rate(10, 30, 300)),
+        (" 10/S ", Rate(10, 10, 0)),
+        ("60/min", Rate(0, 0, 60)),
+        ("off", Rate(0, 0, 0)),
+        ("0", Rate(0, 0, 0)),
+        ("0/s", Rate(0, 0, 0)),
+    ],
+)
+def test_a_rate_is_written_as_it_is_said(text: str, rate: Rate) -> None:
+    found = load_settings(rate_pro=text).rate_pro
+    assert found == rate
+    assert rate_of(rate_text(found)) == rate
+
+
+def test_trusted_proxies_are_a_number_or_networks() -> None:
+    assert load_settings(trusted_proxies="2").trusted_proxies == Proxies(hops=2)
+    networks = load_settings(trusted_proxies="10.0.0.0/8, ::1").trusted_proxies.networks
+    assert [str(each) for each in networks] == ["10.0.0.0/8", "::1/128"]
+    assert load_settings(trusted_proxies="").trusted_proxies == Proxies()

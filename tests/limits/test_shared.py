@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import stat
@@ -11,7 +12,7 @@ import pytest
 
 from openclaw_billing.gcra import SECOND_US, Limit
 from openclaw_billing.limits import shared as shared_module
-from openclaw_billing.limits.shared import BUCKETS, FILE, SLOTS, SharedLimiter
+from openclaw_billing.limits.shared import FILE, SLOTS, SharedLimiter
 from tests.limits.calling import admitted_by_all, assert_exact, calling
 from tests.limits.conftest import Ticks
 
@@ -83,30 +84,41 @@ def test_counts_outlive_the_process(tmp_path: Path, ticks: Ticks, shared: Shared
     ]
 
 
+def neighbours(key: str, number: int) -> list[str]:
+    """So many keys of the same bucket."""
+    bucket = shared_module._place_of(key)[1]
+    keys = (f"client-{each}" for each in itertools.count())
+    return list(
+        itertools.islice((each for each in keys if shared_module._place_of(each)[1] == bucket), number)
+    )
+
+
 def test_a_machine_started_anew_counts_afresh(shared: SharedLimiter, ticks: Ticks) -> None:
-    for key in range(BUCKETS * SLOTS):
-        shared.take_now(f"client-{key}", SLOW)
+    """Whatever the times of a whole bucket, they are of another count."""
+    for key in neighbours("new", SLOTS):
+        shared.take_now(key, SLOW)
     ticks.now = 5 * SECOND_US
-    for key in range(200):
-        assert shared.take_now(f"new-{key}", SLOW).remaining == 4
+    assert [shared.take_now("new", SLOW).remaining for _ in range(2)] == [4, 3]
 
 
-def test_a_full_bucket_forgets_whoever_has_called_least(shared: SharedLimiter, ticks: Ticks) -> None:
-    """Twice as many keys as there is room for, all of them busy: nobody waits, and the busiest are still known."""
+def test_a_full_bucket_forgets_whoever_has_called_least(shared: SharedLimiter) -> None:
+    """More keys than there is room for, all of them busy: nobody waits, and the busiest is still known."""
     for _ in range(5):
         assert shared.take_now("busiest", SLOW).allowed
-    for key in range(2 * BUCKETS * SLOTS):
-        assert shared.take_now(f"client-{key}", SLOW).allowed
+    crowd = neighbours("busiest", 3 * SLOTS)
+    for key in crowd:
+        assert shared.take_now(key, SLOW).allowed
     assert not shared.take_now("busiest", SLOW).allowed
+    assert [shared.take_now(crowd[-1], SLOW).remaining for _ in range(2)] == [3, 2]
 
 
 def test_slots_of_the_quiet_are_used_again(shared: SharedLimiter, ticks: Ticks) -> None:
-    for key in range(BUCKETS * SLOTS):
-        shared.take_now(f"client-{key}", SLOW)
+    old, new = neighbours("one", 2 * SLOTS)[:SLOTS], neighbours("one", 2 * SLOTS)[SLOTS:]
+    for key in old:
+        shared.take_now(key, SLOW)
     ticks.now += 3600 * SECOND_US
-    for key in range(1_000):
-        assert shared.take_now(f"new-{key}", SLOW).remaining == 4
-        assert shared.take_now(f"new-{key}", SLOW).remaining == 3
+    for remaining in (4, 3, 2):
+        assert [shared.take_now(key, SLOW).remaining for key in new] == [remaining] * SLOTS
 
 
 @pytest.mark.parametrize("found", [b"", b"x" * 100, b"\xff" * (4 << 20)])
