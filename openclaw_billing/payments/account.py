@@ -69,7 +69,7 @@ class StripeAccount(StripeReader):
         invoice = await self._calls.post(
             "invoices.create_preview", params=bodies.preview(fact, price), key=key
         )
-        return translate.preview_fact(invoice, await self._lines(invoice), fact, price)
+        return translate.preview_fact(invoice, fact, price)
 
     async def change_price(self, fact: SubscriptionFact, price: PriceFact, *, key: str) -> SubscriptionFact:
         """The subscription at the new price if that was paid at once, else with a waiting update.

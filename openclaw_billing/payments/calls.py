@@ -118,12 +118,16 @@ class Calls:
             NoSuchObject: nothing has that id.
             BillingError: StripeUnavailable, StripeMisconfigured, CardDeclined or StripeRejected.
         """
-        return await self._call(endpoint, ids, params, {})
+        try:
+            return await self._call(endpoint, ids, params, {})
+        except NoSuchObject as error:
+            _log_rejection(endpoint, error)
+            raise
 
     async def find(self, endpoint: str, *ids: str, params: Params | None = None) -> Obj | None:
         """The same, and None where nothing has that id."""
         try:
-            return await self.get(endpoint, *ids, params=params)
+            return await self._call(endpoint, ids, params, {})
         except NoSuchObject:
             return None
 
@@ -138,15 +142,16 @@ class Calls:
         for number in range(1, KEYS_MAX + 1):
             options = {"idempotency_key": key if number == 1 else f"{key}:{number}"}
             try:
-                return await self._call(endpoint, ids, params, options, quiet=search is not None)
-            except NoSuchObject:
+                return await self._call(endpoint, ids, params, options)
+            except NoSuchObject as error:
+                _log_rejection(endpoint, error)
                 raise
             except (KeySpent, StripeRejected) as error:
                 found = None if search is None else await search()
                 if found is not None:
                     return found
                 if isinstance(error, StripeRejected):
-                    log.error("Stripe rejected %s (%s)", endpoint, error.facts["stripe_request_id"])
+                    _log_rejection(endpoint, error)
                     raise
                 if number == KEYS_MAX:
                     raise
@@ -174,9 +179,7 @@ class Calls:
         if mine is not None:
             await mine.transport.close_async()
 
-    async def _call(
-        self, endpoint: str, ids: tuple[str, ...], params: Params | None, options: Obj, *, quiet: bool = False
-    ) -> Obj:
+    async def _call(self, endpoint: str, ids: tuple[str, ...], params: Params | None, options: Obj) -> Obj:
         left = self._seconds_left()
         if left <= 0:
             raise self._unavailable(endpoint, "no time left")
@@ -195,7 +198,7 @@ class Calls:
                 self._breaker.unknown()
             raise self._unavailable(endpoint, "no answer in time") from error
         except self._sdk.StripeError as error:
-            raise self._translated(endpoint, error, quiet) from error
+            raise self._translated(endpoint, error) from error
         except BaseException:
             self._breaker.unknown()
             raise
@@ -219,11 +222,8 @@ class Calls:
             raise StripeMisconfigured(retry_after_seconds=wait)
         raise StripeUnavailable(retry_after_seconds=wait)
 
-    def _translated(self, endpoint: str, error: Any, quiet: bool) -> BillingError:
-        """What an error of the SDK is here, told to the breaker, the counts and the log.
-
-        A refusal is a bug of ours unless the caller is `quiet` because it looks into the matter.
-        """
+    def _translated(self, endpoint: str, error: Any) -> BillingError:
+        """What an error of the SDK is here, told to the breaker, the counts and the log."""
         status, headers = error.http_status, error.headers or {}
         request_id = headers.get("request-id")
         if status in (401, 403):
@@ -234,7 +234,8 @@ class Calls:
         if status is not None and status >= 500 and headers.get("idempotent-replayed") == "true":
             self._breaker.good()
             return self._unavailable(endpoint, f"the key was spent on a {status}", kind=KeySpent)
-        if status is None or status == 429 or status >= 500:
+        if status is None or status == 429 or not 400 <= status < 500:
+            # Below 400 is what a proxy's page in the way answers.
             self._breaker.bad()
             wait = _retry_after(headers)
             return self._unavailable(endpoint, "no connection" if status is None else str(status), wait)
@@ -249,8 +250,8 @@ class Calls:
             self._tell(endpoint, "missing")
             return NoSuchObject(request_id)
         self._tell(endpoint, "rejected")
-        level, kind = logging.INFO if quiet else logging.ERROR, f"{status} {type(error).__name__}"
-        log.log(level, "Stripe rejected %s: %s %s (%s)", endpoint, kind, _word(error.code), request_id)
+        why = f"{status} {type(error).__name__} {_word(error.code)}"
+        log.info("Stripe rejected %s: %s (%s)", endpoint, why, request_id)
         return StripeRejected(request_id)
 
     def _unavailable(
@@ -322,6 +323,12 @@ def _version() -> str:
         return metadata.version("openclaw-billing")
     except metadata.PackageNotFoundError:
         return "0"
+
+
+def _log_rejection(endpoint: str, error: StripeRejected) -> None:
+    log.error(
+        "Stripe did not take a call of %s, a bug of ours: %s", endpoint, error.facts["stripe_request_id"]
+    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:

@@ -160,7 +160,7 @@ class StripeReader:
     async def customer(self, customer_id: str) -> CustomerFact | None:
         """The customer; one that was deleted says so."""
         found = await self._calls.find("customers.retrieve", customer_id)
-        return None if found is None else translate.customer_fact(found)
+        return None if found is None else translate.customer_fact(found, self.mode == "live")
 
     async def entitlements(self, customer_id: str) -> list[str]:
         """The features a customer may use, by their look-up keys."""

@@ -194,20 +194,21 @@ def dispute_fact(dispute: Obj) -> DisputeFact:
     )
 
 
-def customer_fact(customer: Obj) -> CustomerFact:
+def customer_fact(customer: Obj, livemode: bool) -> CustomerFact:
+    """A customer; what is left of one that was deleted does not say which mode it was of."""
     return CustomerFact(
         customer_id=_needed(customer, "id"),
         deleted=bool(customer.get("deleted")),
-        livemode=bool(customer.get("livemode")),
+        livemode=bool(customer.get("livemode", livemode)),
         name=customer.get("name"),
         email=customer.get("email"),
     )
 
 
-def preview_fact(invoice: Obj, lines: Iterable[Obj], fact: SubscriptionFact, price: PriceFact) -> Preview:
+def preview_fact(invoice: Obj, fact: SubscriptionFact, price: PriceFact) -> Preview:
     """What a change to `price` would cost now, by the invoice that Stripe would make of it."""
     total = int(invoice["total"])
-    mine = [each for each in lines if _price_of(each).get("id") == price.price_id]
+    mine = [each for each in invoice["lines"]["data"] if _price_of(each).get("id") == price.price_id]
     left = max((_span(each) for each in mine), default=0)
     # A change that begins a period of its own bills it as a whole; else the rest of the current one counts.
     whole = any(not _is_proration(each) for each in mine)

@@ -16,6 +16,7 @@ FaultKind = Literal[
     "conflict",
     "error",
     "html",
+    "garbled",
     "unauthorized",
     "forbidden",
 ]

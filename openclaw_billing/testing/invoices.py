@@ -15,7 +15,7 @@ from openclaw_billing.testing.invoicing import (
 from openclaw_billing.testing.problems import ApiError, declined, required
 from openclaw_billing.testing.routes import Routes
 from openclaw_billing.testing.subscriptions import change_lines, resets, turn, wanted_items
-from openclaw_billing.testing.world import Call, Obj, World, listing, matching
+from openclaw_billing.testing.world import Call, Obj, World, matching
 
 routes = Routes()
 
@@ -68,9 +68,8 @@ def update(world: World, call: Call) -> Obj:
 
 @routes.list("/v1/invoices/{id}/lines")
 def list_lines(world: World, call: Call) -> Obj:
-    """The lines of one invoice."""
-    found = world.find("invoice", call.ids[0])
-    return listing(found["lines"]["data"], call.path)
+    """The lines of one invoice, which shows only its first ten itself."""
+    return world.page(reversed(world.find("invoice", call.ids[0])["lines"]["data"]), call)
 
 
 @routes.post("/v1/invoices/{id}/pay", "off_session payment_method paid_out_of_band forgive mandate source")

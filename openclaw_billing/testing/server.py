@@ -128,9 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         elif fault.kind == "drip":
             self._drip(wire.front.answer(request), DRIP_SECONDS if fault.seconds is None else fault.seconds)
-        elif fault.kind == "html":
-            request.status = 503
-            self._send(Reply(503, HTML, {"Content-Type": "text/html"}))
+        elif fault.kind in ("html", "garbled"):
+            # A page of a proxy's own stands in the way; a garbled answer even calls itself a success.
+            request.status = 503 if fault.kind == "html" else 200
+            self._send(Reply(request.status, HTML, {"Content-Type": "text/html"}))
         else:
             self._send(wire.front.fail(request, fault))
 

@@ -15,6 +15,7 @@ from openclaw_billing.testing.problems import ApiError, invalid, missing
 API_VERSION = "2026-10-28.endive"
 EVENT_DAYS = 30
 PAGE_MAX = 100
+LINES_SHOWN_MAX = 10
 
 Obj = dict[str, Any]
 
@@ -207,6 +208,10 @@ def _text(value: Any) -> Any:
 def _without_hidden(shown: Obj) -> Obj:
     for name in HIDDEN.get(shown.get("object", ""), ()):
         shown.pop(name, None)
+    if shown.get("object") == "invoice":
+        lines = shown["lines"]
+        lines["has_more"] = len(lines["data"]) > LINES_SHOWN_MAX
+        del lines["data"][LINES_SHOWN_MAX:]
     return shown
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import httpx
 import pytest
 
 from openclaw_billing.errors import BadRequest, PriceNotConfigured, StripeRejected, UnknownPack
+from openclaw_billing.payments import make_account
+from openclaw_billing.settings import Settings
 from openclaw_billing.stripe_events import EVENT_TYPES
 from openclaw_billing.stripe_facts import DisputeStatus
+from openclaw_billing.testing import FakeStripe
 from tests.stripe.conftest import START
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +36,21 @@ async def test_a_customer_is_told_with_its_name_and_a_deleted_one_says_so(fake, 
     api.v1.customers.delete(buyer)
     assert (await account.customer(buyer)).deleted
     assert await account.customer("cus_nobody") is None
+
+
+async def test_everything_in_live_mode_says_so_a_deleted_customer_too(brisk):
+    with FakeStripe(start=START, livemode=True) as fake:
+        # Settings refuse a live key beside an address that is not https.
+        settings = Settings(_env_file=None, stripe_secret_key=fake.key_text)
+        account = make_account(settings.model_copy(update={"stripe_api_base": fake.url}))
+        assert account.mode == "live"
+        customer = await account.ensure_customer("c1", "Acme", "acme@example.com", key="cus:live:c1")
+        assert (await account.customer(customer)).livemode
+        head = {"Authorization": f"Bearer {fake.key_text}"}
+        httpx.delete(f"{fake.url}/v1/customers/{customer}", headers=head)
+        gone = await account.customer(customer)
+        assert (gone.deleted, gone.livemode) == (True, True)
+        await account.close()
 
 
 async def test_a_checkout_says_who_buys_what_everywhere(fake, account, wish):
@@ -233,6 +252,17 @@ async def test_an_invoice_tells_what_each_line_pays_for(fake, account, bought):
         bought.start,
         bought.end,
     )
+
+
+async def test_an_invoice_that_shows_ten_lines_is_read_to_the_last(fake, api, account, buyer, starter):
+    others = [fake.add_price(100 + number, interval="month") for number in range(12)]
+    items = [{"price": price} for price in (*others, starter)]
+    sub = api.v1.subscriptions.create({"customer": buyer, "items": items})
+    assert len(fake.get(sub.latest_invoice)["lines"]["data"]) == 10
+    fact = await account.invoice(sub.latest_invoice)
+    assert [line.amount for line in fact.lines] == [*range(100, 112), 2_900]
+    assert [line.plan_id for line in fact.lines] == [*[None] * 12, "starter"]
+    assert (await account.subscription(sub.id)).price.plan_id == "starter"
 
 
 async def test_paid_invoices_are_those_of_the_time_asked_for(fake, account, bought):

@@ -38,8 +38,11 @@ def _posts(fake):
     return [each for each in fake.requests if each.method == "POST"]
 
 
-@pytest.mark.parametrize("kind", ["hang", "drip", "reset", "reply_lost", "error", "html", "rate_limit"])
-async def test_trouble_that_lasts_is_a_503_within_the_budget(fake, hasty, kind):
+@pytest.mark.parametrize(
+    "kind", ["hang", "drip", "reset", "reply_lost", "error", "html", "garbled", "rate_limit"]
+)
+async def test_trouble_that_lasts_is_a_503_within_the_budget(fake, hasty, account, kind):
+    await account.account_id()
     fake.inject(kind, None, kept=False)
     began = time.monotonic()
     with pytest.raises(StripeUnavailable) as refused:
@@ -49,14 +52,14 @@ async def test_trouble_that_lasts_is_a_503_within_the_budget(fake, hasty, kind):
     assert int(refused.value.headers["Retry-After"]) >= 1
     assert {each.idempotency_key for each in _posts(fake)} == {"cus:test:c1"}
     fake.clear_faults()
-    customer = await hasty.ensure_customer(*CUSTOMER, key="cus:test:c1")
+    customer = await account.ensure_customer(*CUSTOMER, key="cus:test:c1")
     assert [one["id"] for one in fake.all("customer")] == [customer]
 
 
-async def test_a_refused_connection_is_a_503_and_the_same_key_works_later(fake, hasty):
+async def test_a_refused_connection_is_a_503_and_the_same_key_works_later(fake, account):
     with fake.down(), pytest.raises(StripeUnavailable):
-        await hasty.ensure_customer(*CUSTOMER, key="cus:test:c1")
-    await hasty.ensure_customer(*CUSTOMER, key="cus:test:c1")
+        await account.ensure_customer(*CUSTOMER, key="cus:test:c1")
+    await account.ensure_customer(*CUSTOMER, key="cus:test:c1")
     assert len(fake.all("customer")) == 1
 
 
@@ -174,8 +177,23 @@ async def test_a_rejected_request_is_told_by_its_id_and_never_in_stripes_words(f
     with caplog.at_level(logging.ERROR), pytest.raises(StripeRejected) as refused:
         await account.portal("cus_nobody@example", return_url="https://x.example", key="p:1")
     assert (refused.value.status_code, refused.value.code) == (502, "stripe_rejected")
-    assert refused.value.facts["stripe_request_id"].startswith("req_")
+    request_id = refused.value.facts["stripe_request_id"]
+    assert request_id.startswith("req_")
+    assert request_id in caplog.text
     assert "No such" not in f"{refused.value.detail} {caplog.text}"
+
+
+async def test_what_is_found_done_already_is_no_error_in_the_log(account, wish, caplog):
+    opened = await account.open_session(wish, key="co:1")
+    await account.expire_session(opened.session_id, key="ex:1")
+    with caplog.at_level(logging.WARNING):
+        await account.expire_session(opened.session_id, key="ex:2")
+        assert await account.subscription("sub_nobody") is None
+        assert await account.cancel_now("sub_nobody", prorate=False) is None
+    assert caplog.records == []
+    with pytest.raises(StripeRejected):
+        await account.resume("sub_nobody", key="res:1")
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
 
 
 async def test_a_key_used_for_something_else_is_a_bug_of_ours(account, caplog):
@@ -186,26 +204,26 @@ async def test_a_key_used_for_something_else_is_a_bug_of_ours(account, caplog):
     assert "cus:test:c1" not in refused.value.detail
 
 
-async def test_five_failures_open_the_breaker_and_one_trial_closes_it(fake, hasty, ticker, told):
+async def test_five_failures_open_the_breaker_and_one_trial_closes_it(fake, account, ticker, told):
     fake.inject("rate_limit", None)
     for _ in range(5):
         with pytest.raises(StripeUnavailable):
-            await hasty.account_id()
+            await account.account_id()
     assert told.open
     asked = len(fake.requests)
     with pytest.raises(StripeUnavailable) as refused:
-        await hasty.customer("cus_x")
+        await account.customer("cus_x")
     assert refused.value.headers["Retry-After"] == "30"
     assert len(fake.requests) == asked
     ticker.advance(30)
     with pytest.raises(StripeUnavailable):
-        await hasty.account_id()
+        await account.account_id()
     with pytest.raises(StripeUnavailable):
-        await hasty.account_id()
+        await account.account_id()
     assert len(fake.requests) == asked + 1
     fake.clear_faults()
     ticker.advance(30)
-    assert await hasty.account_id()
+    assert await account.account_id()
     assert not told.open
     assert told.outcomes == [*["unavailable"] * 5, "skipped", "unavailable", "skipped", "ok"]
 
@@ -223,13 +241,13 @@ async def test_only_one_call_tries_after_the_pause(fake, hasty, ticker, told):
     assert {each.path for each in fake.requests[asked:]} == {"/v1/customers/cus_0"}
 
 
-async def test_an_answer_between_failures_begins_the_count_anew(fake, hasty, told):
+async def test_an_answer_between_failures_begins_the_count_anew(fake, account, told):
     for _ in range(3):
         fake.inject("rate_limit", 4)
         for _ in range(4):
             with pytest.raises(StripeUnavailable):
-                await hasty.account_id()
-        assert await hasty.customer("cus_nobody") is None
+                await account.account_id()
+        assert await account.customer("cus_nobody") is None
     assert not told.open
 
 
