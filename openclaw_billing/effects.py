@@ -14,7 +14,13 @@ from openclaw_billing.inbox import Effect
 from openclaw_billing.payments.account import StripeAccount
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.stripe_events import Kind, wants
-from openclaw_billing.stripe_facts import CustomerFact, InvoiceFact, PaymentFact, SubscriptionFact
+from openclaw_billing.stripe_facts import (
+    CustomerFact,
+    InvoiceFact,
+    PaymentFact,
+    StripeStatus,
+    SubscriptionFact,
+)
 from openclaw_billing.stripe_records import StripeEvent
 from openclaw_billing.subscriptions import Told, UnknownReference
 
@@ -66,7 +72,9 @@ class Effects:
     async def of_fact(self, fact: SubscriptionFact, asked_at: datetime, cause: str) -> Effect:
         """The same for one that was fetched at that moment."""
         paid = tuple(await self._account.paid_invoices(fact.subscription_id, fact.start))
-        told = Told(fact, paid, asked_at, self._grace, cause)
+        late = fact.status in (StripeStatus.PAST_DUE, StripeStatus.UNPAID)
+        overdue_since = await self._account.overdue_since(fact.subscription_id) if late else None
+        told = Told(fact, paid, asked_at, self._grace, overdue_since, cause)
         return _all([_sync(told), *(_copy(each, asked_at) for each in paid)])
 
     async def of_session(self, session_id: str, *, failed: bool = False, cause: str = "") -> Effect:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from openclaw_billing import inbox, subscriptions
+from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.effects import Effects
-from openclaw_billing.errors import StripeMisconfigured, StripeUnavailable
+from openclaw_billing.errors import NotFound, StripeMisconfigured, StripeUnavailable
 from openclaw_billing.inbox import Effect
 from openclaw_billing.payments.account import StripeAccount
 from openclaw_billing.records import Fact
@@ -93,6 +94,21 @@ class Reconciler:
         return await self._runtime.write(
             inbox.record_polled, events, (self._cursor, cursor), source=InboxSource.REPLAY
         )
+
+    async def replay(self, event_id: str) -> int:
+        """Have one event applied once more, fetched if it is not known here; how many there were.
+
+        Raises:
+            NotFound: neither we nor Stripe know it.
+        """
+        if self._runtime.view.stripe_events.get(event_id) is not None:
+            await self._runtime.write(inbox.replay, event_id, actor=Actor("cli"))
+            return 1
+        event = await self._account.event(event_id)
+        if event is None:
+            raise NotFound("Stripe event")
+        await self._runtime.write(inbox.record_event, event, source=InboxSource.REPLAY)
+        return 1
 
     async def sweep(self, *, dry_run: bool = False) -> Found:
         """Compare every subscription, open attempt and disputed payment with Stripe's, and heal."""

@@ -54,12 +54,16 @@ class StaleFact(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A fetched subscription, the paid invoices of its period, and when Stripe was asked."""
+    """A fetched subscription, the paid invoices of its period, and when Stripe was asked.
+
+    Grace begins with the oldest invoice that is open, so that a later failure does not extend it.
+    """
 
     fact: SubscriptionFact
     paid: Sequence[InvoiceFact]
     fetched_at: datetime
     grace: timedelta
+    overdue_since: datetime | None = None
     cause: str = ""
     """What made us ask: an event's id, for the audit log."""
 
@@ -210,7 +214,7 @@ def _described(known: Subscription, fact: SubscriptionFact, told: Told, review: 
         pending_plan_id=fact.pending_plan_id,
         pending_at=fact.pending_at,
         schedule_id=fact.schedule_id,
-        delinquent_since=(known.delinquent_since or fact.latest_invoice_at or fact.start) if late else None,
+        delinquent_since=(told.overdue_since or fact.latest_invoice_at or fact.start) if late else None,
         invoice_url=fact.invoice_url,
         trial_used=known.trial_used or fact.trial_end is not None,
         needs_review=review,

@@ -1,5 +1,7 @@
 """Stripe on the command line: `sync` sets the account up, `check` looks whether it is set up well.
 
+`reconcile` looks for what was lost, `replay` has events applied once more.
+
 Exit codes: 0 fine, 1 findings, 2 it could not run.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -22,9 +24,11 @@ from openclaw_billing.payments.calls import Calls
 from openclaw_billing.payments.catalogue import Report
 from openclaw_billing.payments.wanted import Wishes
 from openclaw_billing.prices import CREDITS_MAX, SOLD
+from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.values import LOOPBACK, host_of
+from openclaw_billing.worker import Worker
 
 T = TypeVar("T")
 
@@ -86,6 +90,73 @@ def check(as_json: Json = False, gateway: Gateway = None, dry_run: DryRun = Fals
     report = _run(calls, checkup.check(address, datetime.now(UTC)), checkup.report)
     _show(report, as_json=as_json, dry_run=False)
     raise typer.Exit(1 if report.findings else 0)
+
+
+@app.command("reconcile")
+def reconcile(dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Store the events that were not delivered, compare every subscription with Stripe's, and heal."""
+
+    async def work(worker: Worker) -> dict[str, object]:
+        new = 0 if dry_run else await worker.reconciler.poll()
+        found = await worker.reconciler.sweep(dry_run=dry_run)
+        applied = 0 if dry_run else await worker.drain()
+        return {**asdict(found), "new_events": new, "applied": applied, "dry_run": dry_run}
+
+    done = _with_worker(work)
+    if as_json:
+        print(json.dumps(done, indent=1))
+    else:
+        would = "would be healed" if dry_run else "healed"
+        print(f"checked {done['checked']}, {would} {done['healed']}, orphans {done['orphans']}")
+        print(f"{done['new_events']} events had not been delivered")
+    raise typer.Exit(1 if done["orphans"] or (dry_run and done["healed"]) else 0)
+
+
+@app.command("replay")
+def replay(
+    event_id: Annotated[str | None, typer.Argument(help="The event to apply once more.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Instead: every event since then that is not known here (UTC).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch events from Stripe and apply them again; what they did before is not done twice."""
+    if (event_id is None) == (since is None):
+        raise typer.BadParameter("name an event, or a moment with --since")
+
+    async def work(worker: Worker) -> dict[str, object]:
+        if since is not None:
+            new = await worker.reconciler.replay_since(since.replace(tzinfo=UTC))
+        else:
+            assert event_id is not None
+            new = await worker.reconciler.replay(event_id)
+        return {"events": new, "applied": await worker.drain()}
+
+    done = _with_worker(work)
+    print(json.dumps(done, indent=1) if as_json else f"{done['events']} events, {done['applied']} steps")
+    raise typer.Exit(0 if done["events"] or since is not None else 1)
+
+
+def _with_worker(work: Callable[[Worker], Awaitable[dict[str, object]]]) -> dict[str, object]:
+    """Run some work of the worker's on the store, whether a gateway runs or not."""
+    settings = _settings()
+    runtime = Runtime(settings)
+
+    async def whole() -> dict[str, object]:
+        account = runtime.stripe
+        assert account is not None
+        try:
+            return await work(Worker(runtime, account))
+        finally:
+            await account.close()
+
+    try:
+        return asyncio.run(whole())
+    except BillingError as error:
+        say(f"Could not finish: {error.detail}")
+        raise typer.Exit(COULD_NOT_RUN) from error
+    finally:
+        runtime.close()
 
 
 class _Secrets:

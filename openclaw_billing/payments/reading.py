@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from openclaw_billing.errors import BadRequest, UnknownPack
 from openclaw_billing.payments import translate
@@ -26,6 +26,8 @@ from openclaw_billing.stripe_facts import (
 )
 
 EVENT_TYPES_MAX = 20
+# An invoice is made when its period begins; clocks may differ.
+INVOICES_EARLY = timedelta(days=3)
 WHOLE_SUBSCRIPTION = ("items.data.price", "latest_invoice", "schedule")
 
 
@@ -102,11 +104,20 @@ class StripeReader:
 
     async def paid_invoices(self, subscription_id: str, since: datetime) -> list[InvoiceFact]:
         """A subscription's paid invoices that pay for any time from `since` on, the oldest first."""
-        params = {"subscription": subscription_id, "status": "paid"}
+        created = {"gte": int((since - INVOICES_EARLY).timestamp())}
+        params = {"subscription": subscription_id, "status": "paid", "created": created}
         found = [
             await self._invoice_fact(each) async for each in self._calls.pages("invoices.list", params=params)
         ]
         return [each for each in reversed(found) if any(line.end > since for line in each.lines)]
+
+    async def overdue_since(self, subscription_id: str) -> datetime | None:
+        """When the oldest of a subscription's open invoices was made final; None where none is open."""
+        params = {"subscription": subscription_id, "status": "open"}
+        found = [
+            translate.finalized_at(each) async for each in self._calls.pages("invoices.list", params=params)
+        ]
+        return min(found, default=None)
 
     async def invoices(
         self, customer_id: str, *, limit: int, after: str | None = None, status: str | None = None

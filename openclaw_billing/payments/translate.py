@@ -148,6 +148,12 @@ def invoice_fact(
     )
 
 
+def finalized_at(invoice: Obj) -> datetime:
+    """When it was made final, or else made."""
+    made_final = _maybe(invoice.get("status_transitions") or {}, "finalized_at")
+    return made_final or _moment(invoice, "created")
+
+
 def session_fact(session: Obj) -> SessionFact:
     return SessionFact(
         session_id=_needed(session, "id"),
