@@ -109,6 +109,15 @@ class Directory:
         with os.fdopen(fd, "rb") as file:
             return file.read()
 
+    def forget_pages(self, name: str) -> None:
+        """Have the file read from the disk, and not from memory, next time; as far as memory holds nothing newer."""
+        with contextlib.suppress(FileNotFoundError):
+            fd = self.open_file(name, os.O_RDONLY, links_max=64)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
     def write_new(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a whole new file and make its content, but not yet its name, durable. Half a file is removed."""
         self.remove(name)

@@ -99,11 +99,11 @@ class JournalEnd:
         if self.unproven:
             self._flush()
 
-    def recover(self, head: str) -> None:
-        """Go on after a failed flush, once the disk itself shows the last line we know to be durable.
+    def recover(self) -> None:
+        """Go on after a failed flush from what the disk itself shows now; whoever reads it next judges that.
 
         Raises:
-            StorageUnavailable: it does not.
+            StorageUnavailable: the disk still refuses.
         """
         try:
             # Only behind the lock that we kept is everything after `size` ours to cut.
@@ -111,11 +111,9 @@ class JournalEnd:
                 os.ftruncate(self.fd, self.size)
             os.fsync(self.fd)
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            if self.cut_failed and not self.ends_with(head):
-                raise StorageUnavailable
         except OSError as error:
             raise StorageUnavailable from error
-        log.warning("Changes are accepted again: the journal was read back as it was written")
+        log.warning("Changes are accepted again: the disk took what it had refused")
         self.poisoned, self.cut_failed = "", False
 
     def poison(self, reason: str) -> None:

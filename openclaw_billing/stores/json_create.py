@@ -56,6 +56,8 @@ def begin_segment(directory: Directory, segment: int, sealed: bytes) -> None:
     except FileExistsError as error:
         if not directory.same_file(JOURNAL, closed):
             raise CorruptStore(str(directory.path / closed), "is there before it was written") from error
+    # The closed name first: on a disk that holds only the rename, the history would have no name at all.
+    directory.sync()
     directory.replace(f"{JOURNAL}.tmp", JOURNAL)
     directory.sync()
 

@@ -155,7 +155,7 @@ class JsonStore(GroupCommit):
             if replica.end.cut_failed:
                 # The last chance to take back what no disk holds, before others may build on it.
                 with contextlib.suppress(StorageUnavailable):
-                    replica.end.recover(replica.loaded.head)
+                    replica.end.recover()
             replica.end.close()
         self._lock.forget()
         self.directory.close()

@@ -76,6 +76,8 @@ class Replica:
             CorruptStore: they cannot be what we wrote, or lack what was durable before.
         """
         with self.state:
+            # Pages that a failed flush left in memory are on no disk: what is believed is read from there.
+            self._directory.forget_pages(JOURNAL)
             loaded = load(self._directory, self._chain)
             if loaded.seq < self._proven_seq:
                 path = str(self._directory.path / JOURNAL)
@@ -101,7 +103,7 @@ class Replica:
                 raise StorageUnavailable
             try:
                 if self.end.poisoned:
-                    self.end.recover(self.loaded.head)
+                    self.end.recover()
                 self._follow()
                 self._prove_names()
             except CorruptStore as error:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from openclaw_billing import books, grants, ledger
+from openclaw_billing import books, grants, ledger, turning
 from openclaw_billing.contracts import Transaction
+from openclaw_billing.cycles import Cycle, cycle_at
 from openclaw_billing.lots import Draws, Lots
 from openclaw_billing.plans import plan_of
 from openclaw_billing.records import Account, Draw, EntryKind, Reservation, ReservationState
@@ -42,10 +43,10 @@ def duplicate_id(patch: pytest.MonkeyPatch) -> None:
 
 def double_grant(patch: pytest.MonkeyPatch) -> None:
     """A cycle's turn grants the allowance twice."""
-    turn = books._turn_cycle
+    turn = turning._turn_cycle
 
-    def twice(tx: Transaction, account: Account, now: datetime) -> Account:
-        account = turn(tx, account, now)
+    def twice(tx: Transaction, account: Account, cycle: Cycle, now: datetime) -> Account:
+        account = turn(tx, account, cycle, now)
         limit = plan_of(account.plan_id).job_limit
         if not limit:
             return account
@@ -55,7 +56,7 @@ def double_grant(patch: pytest.MonkeyPatch) -> None:
             tx, account, EntryKind.GRANT, operation_id=operation_id, now=now, lots=lots, available=limit
         )
 
-    patch.setattr(books, "_turn_cycle", twice)
+    patch.setattr(turning, "_turn_cycle", twice)
 
 
 def double_release(patch: pytest.MonkeyPatch) -> None:
@@ -89,12 +90,13 @@ def double_release(patch: pytest.MonkeyPatch) -> None:
 
 def grant_on_a_clock_going_back(patch: pytest.MonkeyPatch) -> None:
     """A moment outside the cycle turns it, also one before its start."""
-    touch = books.touch
+    touch = turning.touch
 
     def either_way(tx: Transaction, client_id: str, now: datetime) -> Account:
         account = touch(tx, client_id, now)
         if now < account.cycle_start:
-            account = books._turn_cycle(tx, books._end_lots(tx, account, account.cycle_end), now)
+            cycle = cycle_at(account.anchor, now)
+            account = turning._turn_cycle(tx, turning._end_lots(tx, account, account.cycle_end), cycle, now)
             tx.accounts.put(account)
         return account
 
