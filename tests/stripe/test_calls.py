@@ -10,6 +10,7 @@ import time
 
 import pytest
 import stripe
+from prometheus_client import REGISTRY
 
 from openclaw_billing.errors import (
     CardDeclined,
@@ -17,6 +18,7 @@ from openclaw_billing.errors import (
     StripeRejected,
     StripeUnavailable,
 )
+from openclaw_billing.metrics import StripeMetrics
 from openclaw_billing.payments import make_account
 from openclaw_billing.settings import Settings
 
@@ -306,6 +308,27 @@ async def test_calls_are_counted_by_endpoint_and_outcome(fake, account, told):
     await account.customer("cus_nobody")
     await account.account_id()
     assert told.calls == [("customers.retrieve", "missing"), ("accounts.retrieve_current", "ok")]
+
+
+async def test_the_metrics_show_calls_and_the_breaker(fake, ticker):
+    settings = Settings(_env_file=None, stripe_secret_key=fake.key_text, stripe_api_base=fake.url)
+    account = make_account(settings, observer=StripeMetrics(), seconds=ticker)
+    calls = {"endpoint": "accounts.retrieve_current", "outcome": "unavailable"}
+
+    def shown(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"openclaw_billing_stripe_{name}", labels) or 0.0
+
+    before = shown("calls_total", **calls)
+    fake.inject("rate_limit", 5)
+    for _ in range(5):
+        with pytest.raises(StripeUnavailable):
+            await account.account_id()
+    assert shown("calls_total", **calls) == before + 5
+    assert shown("breaker_open") == 1
+    ticker.advance(30)
+    await account.account_id()
+    assert shown("breaker_open") == 0
+    await account.close()
 
 
 async def test_every_change_carries_our_key_and_the_sdks_version(fake, account, bought, pro):
