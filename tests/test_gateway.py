@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from openclaw_billing.stores import backups
-from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain
 from tests.served import Served, clean_environment, served
 
@@ -65,6 +65,23 @@ def test_health_ready_and_metrics_answer_anybody(gateway: Served) -> None:
     for answer in (health, ready, metrics):
         assert str(gateway.data) not in answer.text
         assert "server" not in answer.headers
+
+
+def test_a_gateway_whose_lock_somebody_keeps_reads_on_and_is_not_ready(gateway: Served) -> None:
+    client = gateway.create_client("locked@example.com")
+    directory = Directory(gateway.data)
+    directory.open()
+    lock = FileLock(directory, "openclaw_clients.lock", 2.0)
+    lock.acquire()
+    try:
+        ready, key = httpx.get(f"{gateway.base}/ready"), {"X-Client-Key": client["api_key"]}
+        assert (ready.status_code, ready.json()["status"]) == (503, "read-only")
+        assert httpx.get(f"{gateway.base}/health").status_code == 200
+        assert httpx.get(f"{gateway.base}/api/billing/usage", headers=key).status_code == 200
+    finally:
+        lock.forget()
+        directory.close()
+    assert httpx.get(f"{gateway.base}/ready").status_code == 200
 
 
 def test_docs_are_the_admins_until_they_are_switched_on(gateway: Served) -> None:

@@ -245,6 +245,16 @@ async def test_a_route_of_the_host_over_one_of_ours_takes_the_token() -> None:
         assert (status, SECRET.encode() in body) == (401, False)
 
 
+async def test_a_route_that_the_host_adds_while_serving_takes_the_token() -> None:
+    app = FastAPI()
+    app.include_router(client_auth.router)
+    app.add_middleware(Guard, runtime=client_auth.runtime, app_of_routes=app)
+    assert (await ask(app, "/api/billing/plans"))[1] == 200
+    app.router.routes.insert(0, Route("/api/billing/plans", lambda request: PlainTextResponse(SECRET)))
+    _, status, body = await ask(app, "/api/billing/plans")
+    assert (status, SECRET.encode() in body) == (401, False)
+
+
 async def test_a_disabled_admin_api_opens_nothing(host: FastAPI, tmp_path: Path) -> None:
     for token in ("admin-token-secret", "short"):
         client_auth.runtime.reconfigure(load_settings(data_dir=tmp_path / "data", admin_token=token))

@@ -14,6 +14,7 @@ from pathlib import Path
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 
 PLANTED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EACCES, errno.EPERM})
+PROBE = "openclaw_clients.probe.tmp"
 LOCK_POLL_SECONDS = 0.0002
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
@@ -104,6 +105,15 @@ class Directory:
             os.fchmod(fd, 0o600)
         return fd
 
+    def open_or_read(self, name: str, flags: int, *, links_max: int = 1) -> int:
+        """The same; where nothing can be written at all, a descriptor to read from, if the file is there."""
+        try:
+            return self.open_file(name, flags, links_max=links_max)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return self.open_file(name, os.O_RDONLY, links_max=links_max)
+
     def read(self, name: str, *, links_max: int = 1) -> bytes:
         fd = self.open_file(name, os.O_RDONLY, links_max=links_max)
         with os.fdopen(fd, "rb") as file:
@@ -131,6 +141,13 @@ class Directory:
         except BaseException:
             self.remove(name)
             raise
+
+    def try_writing(self) -> None:
+        """Write a little durably and remove it. Raises `OSError` where a change could not be made."""
+        try:
+            self.write_new(PROBE, [bytes(4096)])
+        finally:
+            self.remove(PROBE)
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -224,7 +241,7 @@ class FileLock:
             os.close(self._fds.pop())
 
     def _open(self) -> None:
-        self._fds.append(self._directory.open_file(self._name, os.O_RDWR | os.O_CREAT))
+        self._fds.append(self._directory.open_or_read(self._name, os.O_RDWR | os.O_CREAT))
         # Network file systems lock only what is open for writing, which no directory is.
         if not self._directory.allow_network:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

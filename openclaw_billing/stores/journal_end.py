@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 
@@ -24,12 +25,15 @@ class JournalEnd:
         self.poisoned = ""
         self.cut_failed = False
         """Bytes that no disk holds may stand behind `size`: nobody may build on them."""
+        self.read_only = False
+        """The disk could not be written to when the file was opened."""
         self.unproven = False
         """Lines of others were taken in, and nothing was flushed since."""
 
     def open(self, size: int, name: str = JOURNAL) -> None:
         """Stand at byte `size` of the segment that has that name now."""
-        fresh = self._directory.open_file(name, os.O_RDWR | os.O_APPEND, links_max=2)
+        fresh = self._directory.open_or_read(name, os.O_RDWR | os.O_APPEND, links_max=2)
+        self.read_only = fcntl.fcntl(fresh, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
         if self.fd >= 0:
             os.dup2(fresh, self.fd, inheritable=False)
             os.close(fresh)
@@ -78,6 +82,8 @@ class JournalEnd:
         Raises:
             OSError: they are not, and the file was cut back to where it ended before.
         """
+        if self.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         try:
             written = os.write(self.fd, data)
         except OSError as error:

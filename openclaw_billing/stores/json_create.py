@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -64,13 +65,17 @@ def begin_segment(directory: Directory, segment: int, sealed: bytes) -> None:
 
 def clear_leftovers(directory: Directory) -> None:
     """Remove what a process that died left half written. The caller holds the lock."""
+    # A living process may be writing its snapshot just now: it holds the turn, and not the lock.
     for name in directory.names():
         if not name.startswith("openclaw_clients.") or not name.endswith(".tmp"):
             continue
-        # A living process may be writing its snapshot just now: it holds the turn, and not the lock.
-        if name != f"{JOURNAL}.tmp" and directory.is_locked(TURN):
-            continue
-        directory.remove(name)
+        try:
+            if name == f"{JOURNAL}.tmp" or not directory.is_locked(TURN):
+                directory.remove(name)
+        except OSError as error:
+            # They do no harm; a disk that takes no change can still be read.
+            if error.errno != errno.EROFS:
+                raise
 
 
 def seal_batch(

@@ -244,7 +244,8 @@ def take(line: Line, loaded: Loaded, path: str) -> None:
 
 def mend(directory: Directory, reader: Reader, tail: Tail, rest: bytes, loaded: Loaded) -> None:
     """Cut a torn tail, or write the last bytes of a whole line; either way what stays is durable."""
-    fd = directory.open_file(JOURNAL, os.O_RDWR, links_max=2)
+    changing = tail.torn is not None or tail.unended
+    fd = directory.open_file(JOURNAL, os.O_RDWR if changing else os.O_RDONLY, links_max=2)
     try:
         if tail.torn is not None:
             log.warning(

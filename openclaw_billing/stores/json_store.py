@@ -39,6 +39,7 @@ SEGMENT_BYTES_MAX = 64 << 20
 OPENING_SECONDS_MAX = 30.0
 """How long a start waits for the lock: the processes before it may be loading."""
 CLOSING_SECONDS_MAX = 5.0
+READY_SECONDS_MAX = 0.1
 
 
 class JsonStore(GroupCommit):
@@ -64,6 +65,8 @@ class JsonStore(GroupCommit):
         self._resyncing = False
         self._bytes_last = 0
         self._foreign = ""
+        self._refused = ""
+        self._committed_at = 0.0
         self._clients_seen: tuple[int, ...] | None = None
         self._snapshots = Snapshots(self)
         _survive_forks(self)
@@ -100,7 +103,29 @@ class JsonStore(GroupCommit):
         if self._foreign:
             details["foreign_file"] = self._foreign
         reason = self._replica.damaged or end.poisoned or ("" if end.fd >= 0 else "the store is closed")
+        reason = reason or self._obstacle()
         return Health(writable=not reason, reason=reason, details=details)
+
+    def _obstacle(self) -> str:
+        """Why a change would be refused now: somebody keeps the lock, or the disk takes nothing."""
+        if not self._turn.acquire(timeout=READY_SECONDS_MAX):
+            # Batch follows batch, or one has been waiting for all that time.
+            busy = time.monotonic() - self._committed_at < 1
+            return "" if busy else "the lock is held by another process"
+        try:
+            self._lock.acquire(READY_SECONDS_MAX)
+            if self._refused:
+                self.directory.try_writing()
+                self._refused = ""
+        except StorageUnavailable:
+            return "the lock is held by another process"
+        except OSError as error:
+            return f"the disk takes no change ({error.strerror})"
+        finally:
+            if not self._replica.end.cut_failed:
+                self._lock.release()
+            self._turn.release()
+        return ""
 
     # Opening and closing
 
@@ -174,7 +199,9 @@ class JsonStore(GroupCommit):
         except (StorageUnavailable, OSError) as error:
             self._refuse(tickets, error)
             return None
-        seconds = time.perf_counter() - begun
+        seconds, self._committed_at = time.perf_counter() - begun, time.monotonic()
+        if changed:
+            self._refused = ""
         return partial(self._committed, len(tickets), seconds, changed)
 
     def _committed(self, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]) -> None:
@@ -255,6 +282,8 @@ class JsonStore(GroupCommit):
     def _refuse(self, tickets: list[Ticket], error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(getattr(error, "detail", error))
         log.error("A batch of %d was refused: %s", len(tickets), reason)
+        if isinstance(error, OSError):
+            self._refused = reason
         for ticket in tickets:
             ticket.answer, ticket.error = None, StorageUnavailable()
         if self._observer is not None:

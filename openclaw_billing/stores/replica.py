@@ -104,6 +104,9 @@ class Replica:
             try:
                 if self.end.poisoned:
                     self.end.recover()
+                if self.end.read_only:
+                    # By now somebody may have made the disk writable.
+                    self.end.open(self.end.size)
                 self._follow()
                 self._prove_names()
             except CorruptStore as error:

@@ -40,6 +40,7 @@ class Guard:
         self._routes_of = app_of_routes
         self._public = frozenset(public)
         self._own: OwnPaths | None = None
+        self._routes = 0
         self._ending = ending or Ending()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,9 @@ class Guard:
             if self._ending.told:
                 send = self._ending.closing(send)
             path = path_of(scope)
-            own = self._own or self._look()
+            own = self._own
+            if own is None or len(self._routes_of.router.routes) != self._routes:
+                own = self._look()
             # Every job comes by here: the application would only look the same route up again.
             direct = own.direct(scope["method"], path)
             if direct is not None and direct.is_plain(scope):
@@ -72,7 +75,8 @@ class Guard:
         await _refuse(TokenRejected(), scope, receive, send)
 
     def _look(self) -> OwnPaths:
-        # Not before the first request: until then the host may still be adding routes.
+        # Not before the first request, and again whenever the host has added a route.
+        self._routes = len(self._routes_of.router.routes)
         self._own = OwnPaths(self._routes_of)
         return self._own
 

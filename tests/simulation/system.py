@@ -203,7 +203,7 @@ class SystemCalls:
     def open(self, name: str, flags: int, mode: int = 0o777, *, dir_fd: int) -> int:
         system = self._system
         assert dir_fd == DIRECTORY_FD
-        system.enter("open")
+        system.enter("open_to_write" if flags & os.O_ACCMODE else "open")
         if name == ".":
             return system.opened(Handle(None, flags))
         file = system.disk.names.get(name)
@@ -394,10 +394,14 @@ class Stream:
 
 
 class Locks:
-    LOCK_EX, LOCK_NB, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_UN
+    LOCK_EX, LOCK_NB, LOCK_UN, F_GETFL = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_UN, fcntl.F_GETFL
 
     def __init__(self, system: System) -> None:
         self._system = system
+
+    def fcntl(self, fd: int, command: int) -> int:
+        assert command == fcntl.F_GETFL
+        return self._system.handle(fd).flags
 
     def flock(self, fd: int, how: int) -> None:
         self._system.enter("unlock" if how & fcntl.LOCK_UN else "flock")

@@ -133,8 +133,8 @@ class World:
                 (errno.EIO, ("read",)),
                 (errno.ENOSPC, ("write", "create", "link")),
                 (errno.EDQUOT, ("write",)),
-                (errno.EROFS, ("write", "create", "link", "rename", "unlink", "ftruncate")),
-                (errno.EMFILE, ("open",)),
+                (errno.EROFS, ("open_to_write", "write", "create", "link", "rename", "unlink", "ftruncate")),
+                (errno.EMFILE, ("open", "open_to_write")),
                 (errno.ENOLCK, ("flock",)),
             )
         )

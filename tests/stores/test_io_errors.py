@@ -174,7 +174,7 @@ def test_a_file_size_limit_refuses_until_it_is_lifted(shop: Shop, charged: Calla
         charge("j1")
         """
     )
-    assert told == ["ACK j0 99 True", "503 refused0 99 True", "503 refused100 99 True", "ACK j1 98 True"]
+    assert told == ["ACK j0 99 True", "503 refused0 99 False", "503 refused100 99 False", "ACK j1 98 True"]
     check(shop, told)
 
 
