@@ -40,6 +40,18 @@ async def test_a_failed_renewal_is_told_with_the_page_to_pay_at(fake, account, b
     assert (late.start, late.latest_invoice_at) == (bought.end, bought.end)
 
 
+async def test_the_oldest_open_invoice_tells_since_when_money_is_owed(fake, account, bought):
+    assert await account.overdue_since(bought.subscription_id) is None
+    first = fake.renew(bought.subscription_id, paid=False)
+    second = fake.renew(bought.subscription_id, paid=False)
+    assert await account.overdue_since(bought.subscription_id) == bought.end
+    fake.pay_invoice(first["id"])
+    late = await account.subscription(bought.subscription_id)
+    assert await account.overdue_since(bought.subscription_id) == late.latest_invoice_at > bought.end
+    fake.pay_invoice(second["id"])
+    assert await account.overdue_since(bought.subscription_id) is None
+
+
 async def test_a_trial_is_told(fake, account, wish):
     made = await account.open_session(replace(wish, trial_days=14), key="co:c1:a1")
     done = fake.complete_checkout(made.session_id)
