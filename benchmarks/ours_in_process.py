@@ -11,6 +11,9 @@ from time import perf_counter
 
 from benchmarks.subjects.ours import make_clients
 from openclaw_billing import ledger
+from openclaw_billing.gcra import limits_of
+from openclaw_billing.limits.shared import SharedLimiter
+from openclaw_billing.records import Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
 from openclaw_billing.web.auth import key_of
@@ -30,6 +33,25 @@ def authenticate(clients: int) -> Callable[[Path], list[float]]:
 def bad_key(clients: int) -> Callable[[Path], list[float]]:
     """Microseconds to refuse a well-formed key that is nobody's."""
     return lambda folder: _look_up(folder, clients, good=False)
+
+
+def rate_check(clients: int) -> Callable[[Path], list[float]]:
+    """Microseconds to count a call in the file that the workers of a machine share, clients taken in turn."""
+
+    def measured(folder: Path) -> list[float]:
+        limiter = SharedLimiter(folder, lambda: time.monotonic_ns() // 1000)
+        limits = limits_of(Rate(10_000, 100_000, 600_000))
+        keys = [f"client-{number}" for number in range(clients)]
+        samples = []
+        for first in range(0, LOOKUPS, 100):
+            began = perf_counter()
+            for number in range(first, first + 100):
+                limiter.take_now(keys[number % clients], limits)
+            samples.append((perf_counter() - began) / 100 * 1e6)
+        limiter.close()
+        return samples
+
+    return measured
 
 
 def lone_charge(folder: Path) -> list[float]:

@@ -37,15 +37,16 @@ class Failures:
 
     def refusal(self, address: str, secret: str) -> Verdict | None:
         """Why the secret may not even be tried from there; None where it may."""
+        # Whether this very pair was right before is known without any digest.
+        if hash((address, secret)) in self._known:
+            return None
         now = self._ticks()
         if self._under.get(address, 0) > now:
             return None
         verdict = self._count(address, cost=0)
         if verdict is None:
             _keep(self._under, address, now + LOOK_US)
-            return None
-        # Not looked at: whether this very pair was right before is known without any digest.
-        return None if hash((address, secret)) in self._known else verdict
+        return verdict
 
     def failed(self, address: str, secret: str) -> Verdict | None:
         """Count a wrong secret; the verdict if it was one too many."""

@@ -21,7 +21,7 @@ from openclaw_billing.errors import BadSettings
 from openclaw_billing.gcra import Limit, Verdict, judge, shared_by
 from openclaw_billing.limits.shared import SharedLimiter
 
-WAIT_SECONDS_MAX = 0.25
+WAIT_SECONDS_MAX = 0.5
 BATCH_MAX = 100
 BEAT_SECONDS = 3.0
 RETRY_SECONDS = 0.5

@@ -13,7 +13,7 @@ from starlette.types import Scope
 from openclaw_billing.addresses import UNKNOWN, caller_of, counted_as
 from openclaw_billing.contracts import View
 from openclaw_billing.errors import TooManyRequests
-from openclaw_billing.gcra import SECOND_US, Limit, Verdict, left, limits_of, wait_us
+from openclaw_billing.gcra import SECOND_US, Limit, Verdict, limits_of, wait_us
 from openclaw_billing.metrics import DEGRADED, RATE_REFUSALS, REFUSALS
 from openclaw_billing.records import Client, Rate
 from openclaw_billing.runtime import Runtime
@@ -24,7 +24,6 @@ RATE_FIELDS = "openclaw.rate"
 ADDRESS_FIELD = "openclaw.address"
 """Where it keeps where the request came from, once a secret was asked about."""
 LOG_SECONDS = 60.0
-KEPT_MAX = 4096
 NUMBER_MAX = 1 << 62
 
 Fields = list[tuple[bytes, bytes]]
@@ -80,7 +79,11 @@ class ClientGate:
         told = _told(limits.rates.of(client, view))
         if not told.limits:
             return
-        verdict = await limits.clients.take(client.client_id, told.limits)
+        if limits.clients is limits.local:
+            # Nobody to wait for: the shorter way.
+            verdict = limits.local.take_now(client.client_id, told.limits)
+        else:
+            verdict = await limits.clients.take(client.client_id, told.limits)
         fields = told.fields(verdict, int(limits.unix_seconds()))
         DEGRADED.told(verdict.degraded)
         if verdict.refused_by:
@@ -89,50 +92,43 @@ class ClientGate:
 
 
 class Told:
-    """How answers to clients of one rate tell of it. Written fields are kept: there is little to tell."""
+    """How answers to clients of one rate tell of it."""
 
-    __slots__ = ("_kept", "_policy", "limits")
+    __slots__ = ("_policy", "_template", "limits")
 
     def __init__(self, rate: Rate) -> None:
         self.limits = limits_of(rate)
-        self._policy = b", ".join(_policy_of(limit) for limit in self.limits)
-        self._kept: dict[tuple[int, ...], Fields] = {}
+        self._policy = (b"ratelimit-policy", b", ".join(map(_policy_of, self.limits)))
+        self._template = b", ".join(map(_template_of, self.limits))
 
     def fields(self, verdict: Verdict, unix_now: int) -> Fields:
         """The header fields of an answer; a refusal's tell only of what refused it."""
-        now, numbers, fewest, soonest = verdict.now, [], NUMBER_MAX, 0
+        numbers: list[int] = []
+        now, fewest, at_once, soonest = verdict.now, NUMBER_MAX, 0, 0
+        # `left` and `wait_us` of the rule, for both at once: this is on the path of every call.
         for limit, moment in zip(verdict.limits, verdict.times, strict=True):
-            remaining = left(limit, moment, now)
-            # When more may come: if none is left, the next one; else all that the limit holds.
-            wait = moment - now if remaining else wait_us(limit, moment, now)
-            seconds = _seconds(wait)
-            numbers += [remaining, seconds]
+            if verdict.refused_by and limit not in verdict.refused_by:
+                continue
+            wait = moment - now
+            remaining = (limit.span_us - wait) // limit.interval_us
+            if remaining <= 0:
+                # None is left: told is when the next may come, and not when all may come again.
+                remaining, wait = 0, wait + limit.interval_us - limit.span_us
+            seconds = -(-wait // SECOND_US)
+            numbers += (remaining, seconds)
             if remaining < fewest:
-                fewest, soonest = remaining, seconds
-        key = (*numbers, len(verdict.refused_by), verdict.degraded)
-        fields = self._kept.get(key)
-        if fields is None:
-            if len(self._kept) >= KEPT_MAX:
-                self._kept.clear()
-            fields = self._kept[key] = self._written(verdict, numbers)
-        return [*fields, (b"x-ratelimit-reset", b"%d" % (unix_now + soonest))]
-
-    def _written(self, verdict: Verdict, numbers: list[int]) -> Fields:
-        pairs = zip(numbers[::2], numbers[1::2], strict=True)
-        shown = [
-            (limit, remaining, seconds)
-            for limit, (remaining, seconds) in zip(verdict.limits, pairs, strict=True)
-            if not verdict.refused_by or limit in verdict.refused_by
-        ]
-        fewest, limit_of_fewest = min((remaining, limit.burst) for limit, remaining, _ in shown)
-        told = ", ".join(f'"{limit.name}";r={remaining};t={seconds}' for limit, remaining, seconds in shown)
-        return [
-            (b"ratelimit-policy", self._policy),
-            (b"ratelimit", told.encode()),
-            (b"x-ratelimit-limit", b"%d" % limit_of_fewest),
+                fewest, at_once, soonest = remaining, limit.burst, seconds
+        template = b", ".join(map(_template_of, verdict.refused_by)) if verdict.refused_by else self._template
+        fields = [
+            self._policy,
+            (b"ratelimit", template % tuple(numbers)),
+            (b"x-ratelimit-limit", b"%d" % at_once),
             (b"x-ratelimit-remaining", b"%d" % fewest),
-            *([_DEGRADED] if verdict.degraded else []),
+            (b"x-ratelimit-reset", b"%d" % (unix_now + soonest)),
         ]
+        if verdict.degraded:
+            fields.append(_DEGRADED)
+        return fields
 
 
 @lru_cache(maxsize=1024)
@@ -223,9 +219,13 @@ def _policy_of(limit: Limit) -> bytes:
     return f'"{limit.name}";q={limit.count};w={limit.period_us // SECOND_US}{burst}'.encode()
 
 
+def _template_of(limit: Limit) -> bytes:
+    return b'"%s";r=%%d;t=%%d' % limit.name.encode()
+
+
 def _seconds(microseconds: int) -> int:
     """Whole seconds, never fewer: who comes when told is let in."""
-    return max(-(-microseconds // SECOND_US), 0)
+    return -(-microseconds // SECOND_US)
 
 
 def _forwarded(scope: Scope) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openclaw_billing.gcra import (
@@ -60,6 +60,7 @@ def test_a_refusal_says_when_to_come_again_to_the_microsecond() -> None:
     assert judge([FREE], stored, now + 100_000).allowed
 
 
+@settings(deadline=None)
 @given(
     st.lists(limits, min_size=1, max_size=2),
     moments,
@@ -141,13 +142,14 @@ def test_a_rate_of_nothing_is_no_limit() -> None:
     assert limits_of(Rate(5, 0, 0))[0].burst == 1
 
 
-@given(st.integers(1, 20), st.integers(1, 200), st.integers(20, 1_000))
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(1, 200), st.integers(20, 200))
 def test_gateways_that_know_nothing_of_each_other_let_in_no_more_together(
     gateways: int, rate: int, burst: int
 ) -> None:
     whole = limits_of(Rate(rate, burst, 0))
     parts = shared_by(whole, gateways)
     now = 10**12
-    moments = [now] * 2_000 + [now + 10 * SECOND_US] * 2_000
+    moments = [now] * 300 + [now + 10 * SECOND_US] * 300
     assert len(admitted(parts, moments)) * gateways <= len(admitted(whole, moments)) + gateways
     assert shared_by(whole, 1) == whole
