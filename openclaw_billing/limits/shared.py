@@ -15,6 +15,7 @@ import mmap
 import os
 import secrets
 import struct
+import sys
 import threading
 import time
 import weakref
@@ -49,7 +50,8 @@ _ID = slice(0, 16)
 _GATEWAYS = 16
 _COUNT = struct.Struct("<q")
 # A lock on a range that belongs to the open file and not to the process: Linux has it, others lock it whole.
-_OFD = getattr(fcntl, "F_OFD_SETLK", None)
+# The words of it are laid out as 64-bit Linux has them.
+_OFD = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" and struct.calcsize("P") == 8 else None
 _RANGE = struct.Struct("hhqqi4x")
 
 log = logging.getLogger(__name__)
@@ -192,7 +194,10 @@ def _open_file(directory: Directory) -> int:
         fd = directory.open_file(FILE, os.O_RDWR | os.O_CREAT)
     try:
         # Room for every page: writing to a mapped page that a full disk has no room for would end the process.
-        os.posix_fallocate(fd, 0, _FILE_BYTES)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, _FILE_BYTES)
+        elif os.fstat(fd).st_size == 0:
+            os.pwrite(fd, bytes(_FILE_BYTES), 0)
     except OSError:
         os.close(fd)
         raise

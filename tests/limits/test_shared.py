@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -163,3 +164,29 @@ def test_a_machine_keeps_one_name_and_the_number_of_gateways(tmp_path: Path, tic
     one.close()
     two.close()
     assert SharedLimiter(tmp_path / "other", ticks).gateway_id != two.gateway_id
+
+
+def test_where_no_range_can_be_locked_the_whole_file_is(
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_module, "_OFD", None)
+    one, two = (SharedLimiter(tmp_path / "data", ticks) for _ in range(2))
+    assert [each.take_now("acme", SLOW).remaining for each in (one, two, one, two)] == [4, 3, 2, 1]
+    assert not one.take_now("acme", SLOW).degraded
+    one.close()
+    two.close()
+
+
+def test_a_full_disk_is_told_and_each_worker_counts_alone(
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    limiter = SharedLimiter(tmp_path / "data", ticks)
+    verdicts = [limiter.take_now("acme", SLOW) for _ in range(6)]
+    assert [verdict.allowed for verdict in verdicts] == [True] * 5 + [False]
+    assert all(verdict.degraded for verdict in verdicts)
+    assert len([each for each in caplog.records if "No space left" in each.getMessage()]) == 1
+    limiter.close()
