@@ -1,7 +1,7 @@
 # A convenience; the README's two commands need none of it.
 python = .venv/bin/python
 
-.PHONY: run test check slow pins bench
+.PHONY: run test check slow pins bench reliability
 run: .venv
 	$(python) gateway.py
 test: .venv
@@ -10,6 +10,8 @@ check: .venv
 	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && $(python) -m pytest -q
 slow: .venv
 	$(python) -m pytest -q -m slow
+reliability: .venv
+	$(python) -m reliability
 bench: .venv
 	$(python) -m benchmarks
 pins: .venv

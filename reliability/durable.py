@@ -1,0 +1,377 @@
+"""What the files survive: power cuts, kills, changed bytes, and how quickly they are read again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from openclaw_billing.contracts import HistoryQuery, Transaction
+from openclaw_billing.errors import CorruptStore, StorageUnavailable
+from openclaw_billing.records import EntryKind
+from openclaw_billing.stores import backups
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.journal import Chain
+from openclaw_billing.stores.json_store import JsonStore
+from reliability.figure import ROOT, Seen, Skipped
+from tests.stores.charging import MOMENT, account, charging, client, entry, opening
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="openclaw-reliability-") as name:
+        yield Path(name) / "data"
+
+
+def simulated(seeds: int) -> Seen:
+    """Seeds of the simulation, on every core."""
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", str(seeds)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    last = done.stdout.decode().splitlines()[-1]
+    cuts, rate = re.search(r"'power cuts': (\d+)", last), re.search(r"\((\d+) a minute\)", last)
+    kills = re.search(r"'killed': (\d+)", last)
+    assert cuts is not None
+    assert rate is not None
+    assert kills is not None
+    wrong = re.search(r"(\d+) wrong", last)
+    for line in done.stdout.decode().splitlines()[:-1]:
+        print(line, flush=True)
+    return Seen(
+        f"simulated: {cuts[1]} power cuts and {kills[1]} kills in {seeds} histories, "
+        f"{wrong[1] if wrong else '?'} wrong; {rate[1]} seeds a minute",
+        done.returncode == 0,
+    )
+
+
+def power_cut_on_ext4(states: int = 120) -> Seen:
+    """States of a real file system on a loop device, each taken while the store was writing, and mounted."""
+    command = ["unshare", "--mount", sys.executable, "-m", "reliability.power_cut", str(states)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise Skipped(
+            f"no loop device to cut power on: {done.stderr.decode().strip().splitlines()[-1][:120]}"
+        )
+    told = json.loads(done.stdout.decode().splitlines()[-1])
+    return Seen(
+        f"ext4 on a loop device: {told['lost']} of {told['states']} states lost an answer; without its flush "
+        f"{told['control_lost']} of {told['control_states']} did",
+        told["lost"] == 0 and told["control_lost"] > 0,
+    )
+
+
+def killed(kills: int = 1_000, processes: int = 8) -> Seen:
+    """Forked processes that charge; one after the other is killed at a random moment and replaced."""
+    with place() as path:
+        store = JsonStore(path)
+        store.open()
+        store.run(opening("c1", 10_000_000), "open")
+        store.close()
+        choice, told, started = random.Random(kills), Counter[str](), 0
+        running: dict[int, tuple[int, bytes]] = {}
+        selector = selectors.DefaultSelector()
+
+        def start() -> None:
+            nonlocal started
+            started += 1
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(reading)
+                _charge_for_ever(path, f"p{started}", writing)
+            os.close(writing)
+            running[pid] = (reading, b"")
+            selector.register(reading, selectors.EVENT_READ, pid)
+
+        def hear(pid: int) -> bool:
+            reading, rest = running[pid]
+            data = os.read(reading, 1 << 20)
+            *lines, rest = (rest + data).split(b"\n")
+            running[pid] = (reading, rest)
+            told.update(line.decode() for line in lines)
+            return bool(data)
+
+        def end(pid: int) -> None:
+            os.kill(pid, signal.SIGKILL)
+            while hear(pid):
+                pass
+            os.waitpid(pid, 0)
+            selector.unregister(running[pid][0])
+            os.close(running.pop(pid)[0])
+
+        for _ in range(processes):
+            start()
+        for _ in range(kills):
+            wanted = told.total() + 100
+            until = time.monotonic() + choice.uniform(0, 0.02)
+            while told.total() < wanted or time.monotonic() < until:
+                for key, _ in selector.select(0.005):
+                    hear(key.data)
+            end(choice.choice(list(running)))
+            start()
+        for pid in list(running):
+            end(pid)
+        return _killed_seen(path, kills, told)
+
+
+def _charge_for_ever(path: Path, name: str, writing: int) -> None:
+    store = JsonStore(path, lock_seconds_max=30)
+    store.open()
+    number = 0
+    while True:
+        jobs = [f"{name}-{number + each}" for each in range(8)]
+        number += 8
+        answers: list[tuple[str, object, BaseException | None]] = []
+
+        def settle(job: str, answer: object, error: BaseException | None, answers: Any = answers) -> None:
+            answers.append((job, answer, error))
+
+        for job in jobs:
+            store.submit(charging("c1", job), "charge", partial(settle, job))
+        with contextlib.suppress(StorageUnavailable):
+            store.run(lambda _tx: None, "flush")
+        for job, answer, error in answers:
+            os.write(writing, f"{'503' if error else 'ACK' if answer else 'NO'} {job}\n".encode())
+
+
+def _killed_seen(path: Path, kills: int, told: Counter[str]) -> Seen:
+    store = JsonStore(path)
+    store.open()
+    entries = store.ledger(HistoryQuery(client_id="c1", limit=10_000_000)).entries
+    charged = Counter(each.job_id for each in entries if each.job_id is not None)
+    acknowledged = {line[4:] for line in told if line.startswith("ACK")}
+    refused = {line[4:] for line in told if line.startswith("503")}
+    found = store.view.accounts.get("c1")
+    assert found is not None
+    problems = backups.verify(store.directory, Chain(None)).problems
+    wrong = {
+        "lost": len(acknowledged - charged.keys()),
+        "doubled": sum(count != 1 for count in charged.values()),
+        "ghosts": len(refused & charged.keys()),
+        "misnumbered": int([e.number for e in entries] != list(range(len(entries), 0, -1))),
+        "sums wrong": int(found.available != 10_000_000 - len(charged)) + len(problems),
+    }
+    store.close()
+    seen = ", ".join(f"{count} {name}" for name, count in wrong.items())
+    text = f"{kills} kills of 8 processes, {len(acknowledged)} operations answered: {seen}"
+    return Seen(text, not any(wrong.values()) and len(acknowledged) >= 100 * kills)
+
+
+CRASH_CALLS = (
+    "write",
+    "fdatasync",
+    "fsync",
+    "renameat",
+    "linkat",
+    "unlinkat",
+    "flock",
+    "openat",
+    "ftruncate",
+)
+
+
+def crash_points(jobs: int = 15) -> Seen:
+    """SIGKILL at the entry of the k-th call of each kind, for every k there is; the store is loaded each time."""
+    if shutil.which("strace") is None:
+        raise Skipped("strace is not installed")
+    with place() as path:
+        store = JsonStore(path)
+        store.open()
+        store.run(opening("c1", 1_000), "open")
+        store.close()
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            outcomes = [
+                each for found in pool.map(partial(_crashes, path, jobs), CRASH_CALLS) for each in found
+            ]
+    bad = [outcome for outcome in outcomes if outcome]
+    text = f"{len(outcomes)} crash points of {len(CRASH_CALLS)} calls: {len(bad)} bad {bad[:2] or ''}"
+    return Seen(text.strip(), not bad and len(outcomes) >= 200)
+
+
+def _crashes(saved: Path, jobs: int, call: str) -> list[str]:
+    """What is wrong after a crash at each of its calls."""
+    outcomes: list[str] = []
+    while (outcome := _crash(saved, jobs, call, len(outcomes) + 1)) is not None:
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _crash(saved: Path, jobs: int, call: str, when: int) -> str | None:
+    """What is wrong after a crash there, "" when nothing; None when it never came to it."""
+    with tempfile.TemporaryDirectory(prefix="openclaw-crash-") as name:
+        path = Path(name) / "data"
+        shutil.copytree(saved, path)
+        path.chmod(0o700)
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+        if call == "openat":
+            # The interpreter opens hundreds of files; the store's own are meant.
+            for each in (
+                "journal",
+                "journal.tmp",
+                "lock",
+                "checkpoint",
+                "checkpoint.tmp",
+                "json",
+                "json.tmp",
+            ):
+                command += ["-P", str(path / f"openclaw_clients.{each}")]
+        elif call in ("write", "fdatasync", "fsync", "ftruncate"):
+            for each in ("journal", "journal.tmp", "checkpoint.tmp", "json.tmp"):
+                command += ["-P", str(path / f"openclaw_clients.{each}")]
+            command += ["-P", str(path)]
+        command += ["-e", f"inject={call}:signal=SIGKILL:when={when}"]
+        command += [sys.executable, "-m", "tests.stores.charger", str(path), "steps", "p", str(jobs)]
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        )
+        told = done.stdout.decode().splitlines()
+        if any(line.startswith("END") for line in told):
+            return None
+        try:
+            store = JsonStore(path)
+            store.open()
+        except Exception as error:
+            return f"{call} {when}: {error}"
+        charged = Counter(
+            each.job_id for each in store.ledger(HistoryQuery(limit=1_000)).entries if each.job_id is not None
+        )
+        problems = backups.verify(store.directory, Chain(None)).problems
+        store.close()
+        lost = [line for line in told if line.startswith("ACK") and line[4:] not in charged]
+        twice = [job for job, count in charged.items() if count > 1]
+        return f"{call} {when}: {lost} {twice} {problems}" if lost or twice or problems else ""
+
+
+def flipped_bytes() -> Seen:
+    """Every byte of a journal changed three ways, and loaded."""
+    counted = Counter[str]()
+    with place() as path:
+        store = JsonStore(path)
+        store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
+        store.open()
+        store.run(opening("c1", 100), "open")
+        for number in range(3):
+            store.run(charging("c1", f"j{number}"), "charge")
+        store._replica.close_segment()
+        store._let_go()
+        journal = path / "openclaw_clients.journal.000001"
+        whole = journal.read_bytes()
+        for offset in range(len(whole)):
+            for mask in (0x01, 0x20, 0xFF):
+                journal.write_bytes(whole[:offset] + bytes([whole[offset] ^ mask]) + whole[offset + 1 :])
+                counted[_flip_outcome(path, offset)] += 1
+        journal.write_bytes(whole)
+    wrong = counted["wrong"] + counted["empty"] + counted["unnamed"]
+    text = f"{counted.total()} flips: {counted['refused']} refused by name and byte, {counted['harmless']} harmless, "
+    text += f"{counted['wrong']} silently wrong, {counted['empty']} silently empty, {counted['unnamed']} otherwise"
+    return Seen(text, wrong == 0)
+
+
+def _flip_outcome(path: Path, offset: int) -> str:
+    store = JsonStore(path)
+    store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
+    try:
+        store.open()
+    except CorruptStore as error:
+        return "refused" if "at byte" in str(error) else "unnamed"
+    found = store.view.accounts.get("c1")
+    store._let_go()
+    if found is None:
+        return "empty"
+    return "harmless" if found.available == 97 else "wrong"
+
+
+def loading(clients: int = 100_000, entries: int = 1_000_000) -> Seen:
+    """A store of that size: how long a start takes, and whether a restore to an entry is that entry's state."""
+    with place() as path:
+        store = JsonStore(path)
+        store.open()
+        each = entries // clients
+        for begin in range(0, clients, 500):
+            store.run(_many(range(begin, begin + 500), each), "many")
+        seq = store.health().details["seq"]
+        store.close()
+        begun = time.perf_counter()
+        store.open()
+        seconds = time.perf_counter() - begun
+        assert len(store.view.clients) == clients  # type: ignore[arg-type]
+        middle = int(seq) // 2
+        target = path.with_name("restored")
+        backups.backup(store.directory, Chain(None), path.with_name("backup"))
+        restored = backups.restore(path.with_name("backup"), target, Chain(None), to=middle)
+        directory = Directory(target)
+        directory.open()
+        same = backups.verify(directory, Chain(None))
+        directory.close()
+        store.close()
+    drill = restored.problems == same.problems == [] and restored.seq == middle
+    return Seen(
+        f"{clients} clients and {entries} entries load in {seconds:.1f} s; the restore to entry {middle} "
+        f"{'passes' if drill else 'FAILS'}",
+        seconds <= 5 and drill,
+    )
+
+
+def _many(numbers: range, entries: int):  # type: ignore[no-untyped-def]
+    def make(tx: Transaction) -> None:
+        for number in numbers:
+            client_id = f"c{number:06d}"
+            tx.clients.put(client(client_id))
+            tx.accounts.put(replace(account(client_id, entries), entries=entries))
+            for index in range(1, entries + 1):
+                tx.write_ledger(replace(entry(client_id, index, EntryKind.GRANT, 1), time=MOMENT))
+
+    return make
+
+
+def tampering(times: int = 50) -> Seen:
+    """A journal under a chain key: edits, deletions, swaps, doubled lines and cut tails, each found or not."""
+    key = b"a chain key of the operator's, kept elsewhere"
+    found, done = Counter[str](), Counter[str]()
+    with place() as path:
+        store = JsonStore(path, chain_key=key)
+        store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
+        store.open()
+        store.run(opening("c1", 100), "open")
+        for number in range(20):
+            store.run(charging("c1", f"j{number}"), "charge")
+        anchor = str(store.health().details["head"])
+        journal = path / "openclaw_clients.journal"
+        whole = journal.read_bytes()
+        choice = random.Random(times)
+        for _ in range(times):
+            for what, changed in _tampered(whole, choice):
+                journal.write_bytes(changed)
+                verified = backups.verify(store.directory, Chain(key))
+                done[what] += 1
+                found[what] += bool(verified.problems) or verified.head != anchor
+        journal.write_bytes(whole)
+        store._let_go()
+    text = ", ".join(f"{what} {found[what]} of {done[what]}" for what in done)
+    return Seen(f"found: {text}", found == done)
+
+
+def _tampered(whole: bytes, choice: random.Random) -> Iterator[tuple[str, bytes]]:
+    lines = whole.splitlines(keepends=True)
+    one, two = sorted(choice.sample(range(1, len(lines)), 2))
+    edited = lines[one].replace(b'"op":"', b'"op":"x', 1)
+    yield "edits", b"".join([*lines[:one], edited, *lines[one + 1 :]])
+    yield "deletions", b"".join([*lines[:one], *lines[one + 1 :]])
+    yield "swaps", b"".join([*lines[:one], lines[two], *lines[one + 1 : two], lines[one], *lines[two + 1 :]])
+    yield "doubled lines", b"".join([*lines[: one + 1], *lines[one:]])
+    yield "cut tails, by their anchor", b"".join(lines[: choice.randrange(2, len(lines))])
