@@ -213,7 +213,9 @@ def _read_segment(
     tail = reader.tail(rest, offset, good)
     loaded.size = tail.end
     if segment != active:
-        if tail.torn is not None or tail.unended or not loaded.closed:
+        # A checkpoint may stand behind the line that closes the segment: the next one's first line proves it.
+        ended = loaded.closed or 0 < offset == len(data)
+        if tail.torn is not None or tail.unended or not ended:
             raise CorruptStore(reader.path, "a closed segment has no proper end", offset=tail.end)
         return
     mend(directory, reader, tail, rest[tail.end - offset :], loaded)

@@ -26,6 +26,7 @@ from openclaw_billing.stores.codec import row_text
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_create import seal_batch
 from openclaw_billing.stores.json_load import ForeignEdit
+from openclaw_billing.stores.tables import Layer
 from tests.stores.charging import audit, charging, client, key, opening
 from tests.stores.conftest import Shop
 
@@ -540,6 +541,19 @@ def test_a_full_segment_is_closed_and_the_history_reads_through_all(shop: Shop) 
 
 
 @pytest.mark.usefixtures("small_segments")
+def test_a_snapshot_taken_behind_the_line_of_a_closer_that_died_is_believed(shop: Shop) -> None:
+    store, other = shop.open(), shop.open()
+    store.run(opening("c1", 5), "open")
+    with store._exclusive():
+        store._replica.append([("closed", "")], Layer())
+    # It reads on to the last line, and begins the next segment only when it puts its snapshot in place.
+    assert other.snapshot() or store.snapshot()
+    assert other.run(charging("c1", "j1"), "charge") is True
+    account = shop.open().view.accounts.get("c1")
+    assert account is not None
+    assert account.available == 4
+
+
 def test_another_process_follows_over_several_closed_segments(shop: Shop) -> None:
     store, reader, writer = shop.open(), shop.open(), shop.open()
     store.run(opening("c1", 50), "open")
