@@ -52,6 +52,8 @@ def main() -> int:
         print(
             f"{verdict:4}  {figure.name:4}  {figure.goal}\n            {text}  [{seconds:.0f} s]", flush=True
         )
+        if options.json is not None:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
     counted = {
         verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("pass", "FAIL", "skip")
     }
@@ -59,8 +61,6 @@ def main() -> int:
         f"\n{counted['pass']} figures met, {counted['FAIL']} missed, {counted['skip']} skipped, "
         f"in {time.perf_counter() - begun:.0f} s"
     )
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 1 if counted["FAIL"] else 0
 
 

@@ -15,6 +15,8 @@ from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailabl
 
 PLANTED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 PROBE = "openclaw_clients.probe.tmp"
+UNPROVEN_BYTES_MAX = 8 << 20
+"""More than one batch: what stands before that was acknowledged, so the disk took it."""
 LOCK_POLL_SECONDS = 0.0002
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
@@ -120,11 +122,12 @@ class Directory:
             return file.read()
 
     def forget_pages(self, name: str) -> None:
-        """Have the file read from the disk, and not from memory, next time; as far as memory holds nothing newer."""
+        """Have the file's end read from the disk, and not from memory, next time; but for what is yet to be flushed."""
         with contextlib.suppress(FileNotFoundError):
             fd = self.open_file(name, os.O_RDONLY, links_max=64)
             try:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                begin = max(0, os.fstat(fd).st_size - UNPROVEN_BYTES_MAX)
+                os.posix_fadvise(fd, begin, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(fd)
 
