@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -33,6 +35,7 @@ from openclaw_billing.web.ready import readiness
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
 FORGET_SECONDS = 600.0
+WORKER_SECONDS_MAX = 30
 DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
 
 
@@ -129,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workers = options.workers or settings.workers
     # The server raises again the signal that it ended for: by then all is done, and the end was a good one.
     signal.signal(signal.SIGTERM, _end)
+    # A worker that begins on a busy machine is slow, and not dead: in five seconds it would be replaced for ever.
+    patience: dict[str, Any] = {"timeout_worker_healthcheck": WORKER_SECONDS_MAX} if _knows_patience() else {}
     uvicorn.run(
         "gateway:create_served_app",
         factory=True,
@@ -141,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whom to believe about where a request came from is OPENCLAW_TRUSTED_PROXIES, for all that asks.
         proxy_headers=False,
         timeout_graceful_shutdown=30,
+        **patience,
     )
     return 0
 
@@ -162,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a line for each request (on unless a proxy writes one already)",
     )
     return parser
+
+
+def _knows_patience() -> bool:
+    """Whether this version of the server can be told how long a worker may take to answer it."""
+    return "timeout_worker_healthcheck" in inspect.signature(uvicorn.run).parameters
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
