@@ -55,6 +55,16 @@ class StripeEventList(Output):
     has_more: bool
 
 
+class StripeStatus(Output):
+    """How billing goes. Seconds are null where there is nothing to count from."""
+
+    billing_mode: str
+    waiting: int
+    parked: int
+    lag_seconds: float | None
+    last_event_seconds: float | None
+
+
 class Attachment(Input):
     client_id: str = Field(min_length=1, max_length=200)
 
@@ -113,6 +123,21 @@ def _inbox(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             if last is None
             else encode_after(last.created_at, last.event_id, "stripe_events", query),
             has_more=page.has_more,
+        )
+
+    @router.get("/api/admin/stripe", operation_id="getStripeStatus", summary="How billing goes")
+    async def get_stripe_status(actor: Actor = Depends(admin)) -> StripeStatus:
+        """The mode, and how far the inbox is behind."""
+        mode, now = runtime.settings.billing_mode, runtime.now()
+        state = await runtime.read(lambda: inbox.backlog(runtime.view, mode))
+        return StripeStatus(
+            billing_mode=mode,
+            waiting=state.waiting,
+            parked=state.parked,
+            lag_seconds=None if state.oldest is None else (now - state.oldest).total_seconds(),
+            last_event_seconds=None
+            if state.newest_event is None
+            else (now - state.newest_event).total_seconds(),
         )
 
     @router.post(

@@ -202,6 +202,21 @@ async def test_while_stripe_is_away_events_are_stored_and_converge_when_it_retur
     assert (await acme.credits())[:2] == ("starter", 50)
 
 
+async def test_an_admin_sees_how_far_the_inbox_is_behind(house: House, acme: Buyer) -> None:
+    async def status() -> dict[str, object]:
+        found: dict[str, object] = (await house.http.get("/api/admin/stripe", headers=ADMIN)).json()
+        return found
+
+    nothing = {"waiting": 0, "parked": 0, "lag_seconds": None, "last_event_seconds": None}
+    assert await status() == {"billing_mode": "test", **nothing}
+    await acme.check_out("starter")
+    paid = next(event for event in house.fake.due() if event["type"] == "invoice.paid")
+    await house.post(paid)
+    house.fake.advance(seconds=30)
+    behind = await status()
+    assert (behind["waiting"], behind["lag_seconds"], behind["last_event_seconds"]) == (1, 30, 30)
+
+
 async def test_events_are_forgotten_when_they_are_long_settled(house: House, acme: Buyer) -> None:
     await acme.subscribe("starter")
     assert await house.runtime.write(inbox.forget_old) == 0
