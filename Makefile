@@ -5,9 +5,9 @@ python = .venv/bin/python
 run: .venv
 	$(python) gateway.py
 test: .venv
-	$(python) -m pytest -q
+	$(python) -m pytest -q -n auto
 check: .venv
-	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && $(python) -m pytest -q
+	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy && $(python) -m pytest -q -n auto
 slow: .venv
 	$(python) -m pytest -q -m slow
 reliability: .venv

@@ -24,7 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 import client_auth
 import intake_routes
-from openclaw_billing import logs, replies
+from openclaw_billing import inbox, logs, replies
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.settings import Settings, load_settings, problems
@@ -70,20 +70,21 @@ def create_served_app() -> FastAPI:
 @contextlib.asynccontextmanager
 async def _keeping_house(_: FastAPI, ending: Ending) -> AsyncIterator[None]:
     ending.watch()
-    task = asyncio.create_task(_forget_replies())
+    task = asyncio.create_task(_forget_what_is_old())
     try:
         yield
     finally:
         task.cancel()
 
 
-async def _forget_replies() -> None:
-    """Answers under an Idempotency-Key are kept for a day, and no longer."""
+async def _forget_what_is_old() -> None:
+    """Answers under an Idempotency-Key are kept for a day, settled Stripe events for forty."""
     while True:
         await asyncio.sleep(FORGET_SECONDS)
         with contextlib.suppress(StorageUnavailable):
-            while await client_auth.runtime.write(replies.forget_old) == replies.FORGOTTEN_MAX:
-                await asyncio.sleep(0)
+            for forget in (replies.forget_old, inbox.forget_old):
+                while await client_auth.runtime.write(forget):
+                    await asyncio.sleep(0)
 
 
 def _add_own_routes(app: FastAPI) -> None:

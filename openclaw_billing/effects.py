@@ -50,8 +50,10 @@ class Effects:
             return await self.of_session(event.object_id, failed=failed, cause=event.event_id)
         if kind.startswith("invoice."):
             return await self._of_invoice(event)
-        if event.payment_intent_id is not None and kind.startswith(("refund.", "charge.")):
-            return await self.of_payment(event.payment_intent_id)
+        if kind.startswith(("refund.", "charge.")):
+            payment_id = event.payment_intent_id or await self._payment_of_charge(event)
+            if payment_id is not None:
+                return await self.of_payment(payment_id)
         if kind in ("customer.updated", "customer.deleted"):
             return await self._of_customer(event)
         if kind.startswith("entitlements.") and event.customer_id is not None:
@@ -132,6 +134,11 @@ class Effects:
         if invoice.subscription_id is not None:
             effects.append(await self.of_subscription(invoice.subscription_id, event.event_id))
         return _all(effects)
+
+    async def _payment_of_charge(self, event: StripeEvent) -> str | None:
+        """The payment of a refund or dispute that names only its charge."""
+        charge_id = event.facts.get("charge")
+        return None if charge_id is None else await self._account.payment_of_charge(charge_id)
 
     async def _of_customer(self, event: StripeEvent) -> Effect:
         customer = await self._account.customer(event.object_id)

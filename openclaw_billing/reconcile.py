@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from openclaw_billing import inbox, subscriptions
 from openclaw_billing.audit import Actor
@@ -117,34 +118,40 @@ class Reconciler:
         async for fact in self._account.subscriptions():
             known = subscriptions.owner(view, mode, fact.customer_id)
             client_id = None if known is None else known.client_id
-            effect = await self._effects.of_fact(fact, self._runtime.now(), "sweep")
-            outcomes.append(await self._heal(client_id, effect, dry_run))
+            meaning = partial(self._effects.of_fact, fact, self._runtime.now(), "sweep")
+            outcomes.append(await self._heal(client_id, meaning, dry_run))
         for attempt in list(view.checkouts):
             if attempt.mode == mode and attempt.state is CheckoutState.OPEN and attempt.session_id:
-                effect = await self._effects.of_session(attempt.session_id, cause="sweep")
-                outcomes.append(await self._heal(attempt.client_id, effect, dry_run))
+                meaning = partial(self._effects.of_session, attempt.session_id, cause="sweep")
+                outcomes.append(await self._heal(attempt.client_id, meaning, dry_run))
         async for dispute in self._account.open_disputes():
             bought = view.purchases.by("payment", dispute.payment_intent_id or "")
             if bought:
-                effect = await self._effects.of_payment(dispute.payment_intent_id or "")
-                outcomes.append(await self._heal(bought[0].client_id, effect, dry_run))
+                meaning = partial(self._effects.of_payment, dispute.payment_intent_id or "")
+                outcomes.append(await self._heal(bought[0].client_id, meaning, dry_run))
         return Found(
             checked=len(outcomes),
             healed=outcomes.count(InboxStatus.APPLIED),
             orphans=outcomes.count(InboxStatus.ORPHAN),
         )
 
-    async def _heal(self, client_id: str | None, effect: Effect, dry_run: bool) -> InboxStatus | None:
+    async def _heal(
+        self, client_id: str | None, meaning: Callable[[], Awaitable[Effect]], dry_run: bool
+    ) -> InboxStatus | None:
         """APPLIED where something changed, or would have; ORPHAN where nobody of ours is meant."""
         if client_id is None:
             return InboxStatus.ORPHAN
         try:
-            changed = await self._runtime.write(_try, client_id, effect, dry_run)
+            changed = await self._runtime.write(_try, client_id, await meaning(), dry_run)
         except _Rehearsed as rehearsed:
             changed = rehearsed.changed
         except UnknownReference:
             return InboxStatus.ORPHAN
         except StaleFact:
+            return None
+        except ValueError as error:
+            # Something of Stripe's is in no shape we know: the others must be looked at all the same.
+            self._runtime.log.error("Nothing is healed for client %s: %s", client_id, error)
             return None
         return InboxStatus.APPLIED if changed else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -29,6 +30,9 @@ EVENT_TYPES_MAX = 20
 # An invoice is made when its period begins; clocks may differ.
 INVOICES_EARLY = timedelta(days=3)
 WHOLE_SUBSCRIPTION = ("items.data.price", "latest_invoice", "schedule")
+_ALL_WHOLE: Obj = {"status": "all", "expand": [f"data.{path}" for path in WHOLE_SUBSCRIPTION]}
+
+log = logging.getLogger(__name__.partition(".")[0])
 
 
 class StripeReader:
@@ -88,14 +92,24 @@ class StripeReader:
         return None if found is None else await self._subscription_fact(found)
 
     async def subscriptions(self, created_after: datetime | None = None) -> AsyncIterator[SubscriptionFact]:
-        """Every subscription of the account, whatever became of it, newest first."""
+        """Every subscription of the account, whatever became of it, newest first.
+
+        One that is in no shape we know is told to the log and passed over: it must not hide the others.
+        """
         params = {} if created_after is None else {"created": {"gt": _seconds(created_after)}}
-        async for each in self._subscriptions(params):
-            yield each
+        async for each in self._calls.pages("subscriptions.list", params={**_ALL_WHOLE, **params}):
+            try:
+                yield await self._subscription_fact(each)
+            except ValueError as error:
+                log.error("Subscription %s is passed over: %s", id_of(each), error)
 
     async def subscriptions_of(self, customer_id: str) -> list[SubscriptionFact]:
         """All of a customer's subscriptions, whatever became of them, newest first."""
-        return [each async for each in self._subscriptions({"customer": customer_id})]
+        params = {**_ALL_WHOLE, "customer": customer_id}
+        return [
+            await self._subscription_fact(each)
+            async for each in self._calls.pages("subscriptions.list", params=params)
+        ]
 
     async def invoice(self, invoice_id: str) -> InvoiceFact | None:
         """The invoice with all of its lines."""
@@ -196,12 +210,6 @@ class StripeReader:
     async def close(self) -> None:
         """Close this event loop's connections."""
         await self._calls.close()
-
-    async def _subscriptions(self, params: Obj) -> AsyncIterator[SubscriptionFact]:
-        expand = [f"data.{path}" for path in WHOLE_SUBSCRIPTION]
-        asked = {"status": "all", "expand": expand, **params}
-        async for each in self._calls.pages("subscriptions.list", params=asked):
-            yield await self._subscription_fact(each)
 
     async def _subscription_fact(self, sub: Obj) -> SubscriptionFact:
         phase = translate.next_phase(sub)

@@ -99,6 +99,7 @@ def admin_stripe_routes(runtime: Runtime) -> APIRouter:
     router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
     admin = AdminToken(runtime)
     _inbox(router, runtime, admin)
+    _mending(router, runtime, admin)
     _subscription(router, runtime, admin)
     return router
 
@@ -140,6 +141,8 @@ def _inbox(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             else (now - state.newest_event).total_seconds(),
         )
 
+
+def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.post(
         "/api/admin/stripe/events/{event_id}/replay",
         operation_id="replayStripeEvent",

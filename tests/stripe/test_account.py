@@ -277,6 +277,16 @@ async def test_paid_invoices_are_those_of_the_time_asked_for(fake, account, boug
     assert await account.paid_invoices(bought.subscription_id, now.start) == []
 
 
+async def test_money_is_owed_since_the_oldest_open_invoice_was_made_final(fake, account, bought):
+    assert await account.overdue_since(bought.subscription_id) is None
+    fake.decline_card(bought.customer_id)
+    first = fake.renew(bought.subscription_id, paid=False)
+    fake.advance(days=3)
+    fake.renew(bought.subscription_id, paid=False)
+    since = await account.overdue_since(bought.subscription_id)
+    assert since.timestamp() == first["status_transitions"]["finalized_at"]
+
+
 async def test_a_customers_invoices_come_in_pages(fake, account, bought):
     for _ in range(3):
         fake.renew(bought.subscription_id)

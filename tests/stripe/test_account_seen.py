@@ -118,6 +118,7 @@ async def test_every_request_we_can_make_is_one_that_the_sdk_knows(fake, api, ac
     await account.resume(fact.subscription_id, key="res:1")
     await account.invoices(wish.customer_id, limit=1, after=fact.latest_invoice_id)
     await account.paid_invoices(fact.subscription_id, START)
+    await account.overdue_since(fact.subscription_id)
     charge = fake.all("charge")[0]
     await account.payment(charge["payment_intent"])
     await account.payment_of_charge(charge["id"])

@@ -179,6 +179,31 @@ async def test_a_sweep_heals_what_no_event_told(house: House, acme: Buyer) -> No
     assert (await house.worker.reconciler.sweep()).healed == 0
 
 
+async def test_a_subscription_in_no_known_shape_hides_no_other(house: House, acme: Buyer) -> None:
+    buyers = [await house.create(f"buyer{number}") for number in range(3)]
+    for buyer in buyers:
+        await buyer.check_out("pro")
+    misshapen = house.fake.all("subscription")[1]
+    house.fake._world.objects[misshapen["id"]]["created"] = None
+    assert (await house.worker.reconciler.sweep()).healed == 2
+    assert sorted([(await buyer.credits())[0] for buyer in buyers]) == ["free", "pro", "pro"]
+
+
+@pytest.mark.parametrize("told", ["refund.created", "charge.dispute.created"])
+async def test_money_that_goes_back_is_found_by_its_charge_alone(
+    house: House, acme: Buyer, told: str
+) -> None:
+    session = await acme.buy_pack()
+    await house.deliver()
+    payment = house.fake.get(session)["payment_intent"]
+    house.fake.dispute(payment) if "dispute" in told else house.fake.refund(payment)
+    (event,) = [event for event in house.fake.due() if event["type"] == told]
+    event["data"]["object"]["payment_intent"] = None
+    assert (await house.post(event)).json()["outcome"] == "stored"
+    await house.worker.drain()
+    assert (await acme.usage())["credits"]["purchased"] == 0
+
+
 async def test_while_stripe_is_away_events_are_stored_and_converge_when_it_returns(
     house: House, acme: Buyer
 ) -> None:
