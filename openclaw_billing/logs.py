@@ -66,6 +66,15 @@ class Line(logging.Formatter):
             self._second, self._shown = second, super().formatTime(record, datefmt)
         return self._shown
 
+    def format_all(self, record: Facts) -> list[str]:
+        """The lines of one moment, whose beginning is the same for all."""
+        record.message, record.asctime = "", self.formatTime(record, self.datefmt)
+        start = self.formatMessage(record)
+        whole = "".join(record.facts)
+        if whole.isprintable() and not any(mark in whole for mark in _MARKS):
+            return [start + fact for fact in record.facts]
+        return [escaped(masked(start + fact)) for fact in record.facts]
+
 
 class JsonLine(logging.Formatter):
     """The same facts as one JSON object a line, times in UTC."""
@@ -80,6 +89,37 @@ class JsonLine(logging.Formatter):
         if record.exc_info:
             fact["exception"] = masked(self.formatException(record.exc_info))
         return json.dumps(fact)
+
+    def format_all(self, record: Facts) -> list[str]:
+        """The lines of one moment."""
+        lines = []
+        for fact in record.facts:
+            record.msg = fact
+            lines.append(self.format(record))
+        return lines
+
+
+class Facts(logging.LogRecord):
+    """Many facts of one kind and moment, each a line of its own: a record for each would cost more than the line."""
+
+    def __init__(self, name: str, level: int, facts: list[str]) -> None:
+        super().__init__(name, level, "", 0, "", None, None)
+        self.facts = facts
+
+
+def tell(logger: logging.Logger, facts: list[str]) -> None:
+    """`logger.info` for each of them, but without the walk up the stack for the caller's name.
+
+    Where our own handler alone writes them, they go there together.
+    """
+    if not facts or not logger.isEnabledFor(logging.INFO):
+        return
+    handlers = logger.handlers
+    if not logger.propagate and len(handlers) == 1 and isinstance(handlers[0], Gathering):
+        logger.handle(Facts(logger.name, logging.INFO, facts))
+        return
+    for fact in facts:
+        logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, fact, (), None))
 
 
 class Gathering(logging.StreamHandler[TextIO]):
@@ -110,9 +150,13 @@ class Gathering(logging.StreamHandler[TextIO]):
         with self.lock or contextlib.nullcontext():
             lines: list[str] = []
             while self._waiting:
-                lines.append(self.format(self._waiting.popleft()) + self.terminator)
+                record = self._waiting.popleft()
+                if isinstance(record, Facts) and isinstance(self.formatter, Line | JsonLine):
+                    lines += self.formatter.format_all(record)
+                else:
+                    lines.append(self.format(record))
             if lines and self.stream is not None:
-                self.stream.write("".join(lines))
+                self.stream.write(self.terminator.join([*lines, ""]))
                 self.stream.flush()
 
     def close(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter as Counts
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from openclaw_billing.gcra import MINUTE, SECOND
+from openclaw_billing.logs import tell
 from openclaw_billing.records import EntryKind, LedgerEntry, LotSource
 
 log = logging.getLogger(__name__.partition(".")[0])
@@ -82,13 +84,20 @@ class StoreMetrics:
         _flush_seconds.observe(seconds)
         _batch_size.observe(operations)
         STORE_WRITABLE.set(1)
+        # Counted by the batch: a counter's lock for each entry would cost as much as writing it.
+        charged, kinds, facts = 0, Counts[EntryKind](), []
         for entry in entries:
-            _KINDS[entry.kind].inc()
+            kinds[entry.kind] += 1
             if entry.kind is EntryKind.CAPTURE:
-                _credits.inc(-(entry.available + entry.reserved))
-                _log_line("Deducted credit for %s: job submission", entry.client_id)
-            elif entry.kind is EntryKind.GRANT and entry.operation_id.startswith("grant:"):
-                _log_reset(entry)
+                charged -= entry.available + entry.reserved
+                facts.append(f"Deducted credit for {entry.client_id}: job submission")
+            elif entry.kind is EntryKind.GRANT and _is_reset(entry):
+                facts.append(f"Reset monthly credits for {entry.client_id}: {entry.available} jobs")
+        for kind, count in kinds.items():
+            _KINDS[kind].inc(count)
+        if charged:
+            _credits.inc(charged)
+        tell(log, facts)
 
     def failed(self, reason: str) -> None:  # noqa: ARG002 - the log says it; a label must be a closed list
         _store_errors.inc()
@@ -130,12 +139,7 @@ class StripeMetrics:
             _stripe_silence.set(silence_seconds)
 
 
-def _log_line(message: str, *values: str | int) -> None:
-    """`log.info` without the walk up the stack for the caller's name, which no format of ours shows."""
-    if log.isEnabledFor(logging.INFO):
-        log.handle(log.makeRecord(log.name, logging.INFO, "", 0, message, values, None))
-
-
-def _log_reset(entry: LedgerEntry) -> None:
-    if entry.cycle_number > 0 and entry.lot_id is not None and LotSource.ALLOWANCE in entry.lot_id:
-        _log_line("Reset monthly credits for %s: %d jobs", entry.client_id, entry.available)
+def _is_reset(entry: LedgerEntry) -> bool:
+    """Whether the entry grants the allowance of a cycle after the first."""
+    granted = entry.operation_id.startswith("grant:") and entry.cycle_number > 0
+    return granted and entry.lot_id is not None and LotSource.ALLOWANCE in entry.lot_id
