@@ -16,7 +16,7 @@ from openclaw_billing.metrics import REFUSALS
 from openclaw_billing.records import Client, Key
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.limits import ADDRESS_FIELD, RATE_FIELDS, Attempt, ClientGate
-from openclaw_billing.web.route import LimitedRequest
+from openclaw_billing.web.route import FIELDS, LimitedRequest
 
 HEADER_BYTES_MAX = 512
 # FastAPI hands in the response that it will send; who calls a dependency by hand has none.
@@ -26,11 +26,15 @@ _NONE: Any = None
 def header(request: Request, name: bytes) -> str | None:
     """The header's value; a header given twice is refused, because two readers would pick differently."""
     found: bytes | None = None
-    for key, value in request.scope["headers"]:
-        if key == name:
-            if found is not None:
-                raise BadRequest(f"The header {name.decode()} is given twice", code="doubled_header")
-            found = value
+    fields: dict[bytes, bytes] | None = request.scope.get(FIELDS)
+    if fields is not None:
+        found = fields.get(name)
+    else:
+        for key, value in request.scope["headers"]:
+            if key == name:
+                if found is not None:
+                    raise BadRequest(f"The header {name.decode()} is given twice", code="doubled_header")
+                found = value
     if found is None or len(found) > HEADER_BYTES_MAX:
         return None if found is None else ""
     return found.decode("latin-1")

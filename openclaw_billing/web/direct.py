@@ -19,11 +19,22 @@ from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from openclaw_billing.web.route import BillingRoute
+from openclaw_billing.web.route import FIELDS, BillingRoute, LimitedRequest, finish, refused
 
 _JSON = b"application/json"
 
+_JSON_FIELD = (b"content-type", _JSON)
+
 Caller = Callable[[Request], Awaitable[Any]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Fields(Response):
+    """A response for an endpoint to put header fields on, and without any of its own."""
+
+    def __init__(self) -> None:
+        self.background = None
+        self.raw_headers: Headers = []
 
 
 class DirectRoute(BillingRoute):
@@ -31,18 +42,21 @@ class DirectRoute(BillingRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         general = super().get_route_handler()
-        plan = Plan(self.endpoint)
-        status = self.status_code or 200
+        self._plan = plan = Plan(self.endpoint)
+        self._status = status = self.status_code or 200
 
         async def straight(request: Request) -> Response:
-            return await plan.call(request, status)
+            assert isinstance(request, LimitedRequest)
+            content, headers = await plan.call(request)
+            response = Response(content, status, media_type="application/json")
+            response.raw_headers.extend(headers)
+            return response
 
         async def answer(request: Request) -> Response:
             if not self.is_plain(request.scope):
                 return await general(request)
             return await self.answer(request, straight)
 
-        self._answer = answer
         return answer
 
     def is_plain(self, scope: Scope) -> bool:
@@ -52,16 +66,36 @@ class DirectRoute(BillingRoute):
             return False
         if provider is not None and provider.dependency_overrides:
             return False
-        types = [value for name, value in scope["headers"] if name == b"content-type"]
-        return types == [_JSON]
+        headers = scope["headers"]
+        fields = dict(headers)
+        # A field that is given twice is looked at more closely than is needed for the others.
+        if len(fields) != len(headers) or fields.get(b"content-type") != _JSON:
+            return False
+        scope[FIELDS] = fields
+        return True
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer at once: every error has its answer already, and nothing was opened that must be closed."""
         if self.is_plain(scope):
-            response = await self._answer(Request(scope, receive))
-            await response(scope, receive, send)
+            await self.straight(scope, receive, send)
             return
         await super().handle(scope, receive, send)
+
+    async def straight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a plain request at once: every error has its answer, and nothing was opened that must be closed."""
+        request = LimitedRequest(scope, receive, self.body_bytes_max, self.body_seconds_max)
+        try:
+            content, own = await self._plan.call(request)
+        except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
+            response = refused(error, request.request_id)
+            finish(response.raw_headers, request)
+            self.count(response.status_code)
+            await response(scope, receive, send)
+            return
+        headers = [(b"content-length", b"%d" % len(content)), _JSON_FIELD, *own]
+        finish(headers, request)
+        self.count(self._status)
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
 
 class Plan:
@@ -78,8 +112,12 @@ class Plan:
         assert self._model is not None, "a direct route has a body"
         self._validate: Callable[[Any], Any] = self._model.__pydantic_validator__.validate_python
 
-    async def call(self, request: Request, status: int) -> Response:
-        """Raises `RequestValidationError` and whatever the endpoint refuses with."""
+    async def call(self, request: LimitedRequest) -> tuple[bytes, Headers]:
+        """The answer's content, and the header fields that the endpoint gave it.
+
+        Raises:
+            RequestValidationError: and whatever the endpoint refuses with.
+        """
         body = await request.json()
         values: dict[str, Any] = {}
         for name, caller in self._callers:
@@ -90,18 +128,13 @@ class Plan:
             raise RequestValidationError(
                 [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
             ) from None
-        response = Response(status_code=status, media_type="application/json")
+        fields = Fields()
         if self._request:
             values[self._request] = request
         if self._response:
-            values[self._response] = response
+            values[self._response] = fields
         answer = await self._endpoint(**values)
-        response.body = answer.__pydantic_serializer__.to_json(answer)
-        length = (b"content-length", b"%d" % len(response.body))
-        response.raw_headers[:] = [
-            length if each[0] == b"content-length" else each for each in response.raw_headers
-        ]
-        return response
+        return answer.__pydantic_serializer__.to_json(answer), fields.raw_headers
 
     def _add(self, name: str, hint: Any, default: Any) -> None:
         if isinstance(default, Depends):

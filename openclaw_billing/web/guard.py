@@ -58,7 +58,7 @@ class Guard:
             direct = own.direct(scope["method"], path)
             if direct is not None and direct.is_plain(scope):
                 scope["app"] = self._routes_of
-                await direct.handle(scope, receive, send)
+                await direct.straight(scope, receive, send)
                 return
             if path in self._public or own.holds(path):
                 await self._app(scope, receive, send)

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+import types
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, ClassVar, TypeAlias
 
 from fastapi import Request, Response
@@ -19,7 +20,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from openclaw_billing.errors import PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
@@ -30,6 +31,9 @@ from openclaw_billing.web.problems import internal_error, problem, validation_pr
 BODY_BYTES_MAX = 64 * 1024
 BODY_SECONDS_MAX = 10.0
 CLIENT_CLOSED = 499
+
+FIELDS = "openclaw.fields"
+"""Where a request's scope keeps its header fields by name, when none of them is given twice."""
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -67,28 +71,35 @@ class BillingRoute(APIRoute):
     async def answer(self, request: Request, handle: Handler) -> Response:
         """What `handle` answers to the request under our limits, or our shape of its refusal."""
         limited = LimitedRequest(request.scope, request.receive, self.body_bytes_max, self.body_seconds_max)
-        request_id = request_id_of(request.scope)
-        limited.state.request_id = request_id
         try:
             response = await handle(limited)
-        except RequestValidationError as error:
-            response = validation_problem(error)
-        except HTTPException as error:
-            if isinstance(error, QuotaExceeded | PaymentOverdue):
-                REFUSALS[error.code].inc()
-            response = problem(error, request_id)
-        except ClientDisconnect:
-            response = Response(status_code=CLIENT_CLOSED)
-        except Exception:
-            log.exception("Request %s failed", request_id)
-            response = internal_error(request_id)
-        _finish(response, request_id, limited.scope)
-        counter = self._counters.get(response.status_code)
-        if counter is None:
-            counter = REQUESTS.labels(self.operation_id or self.name, str(response.status_code))
-            self._counters[response.status_code] = counter
-        counter.inc()
+        except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
+            response = refused(error, limited.request_id)
+        finish(response.raw_headers, limited)
+        self.count(response.status_code)
         return response
+
+    def count(self, status: int) -> None:
+        """One more answer of this route with that status."""
+        counter = self._counters.get(status)
+        if counter is None:
+            counter = REQUESTS.labels(self.operation_id or self.name, str(status))
+            self._counters[status] = counter
+        counter.inc()
+
+
+def refused(error: Exception, request_id: str) -> Response:
+    """The answer to what an endpoint refused with, or failed with."""
+    if isinstance(error, RequestValidationError):
+        return validation_problem(error)
+    if isinstance(error, HTTPException):
+        if isinstance(error, QuotaExceeded | PaymentOverdue):
+            REFUSALS[error.code].inc()
+        return problem(error, request_id)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CLIENT_CLOSED)
+    log.error("Request %s failed", request_id, exc_info=error)
+    return internal_error(request_id)
 
 
 def limited_route(*, body_bytes_max: int, body_seconds_max: float = BODY_SECONDS_MAX) -> type[BillingRoute]:
@@ -105,6 +116,8 @@ class LimitedRequest(Request):
         self._bytes_max = bytes_max
         self._seconds_max = seconds_max
         self._whole: bytes | None = None
+        self.request_id = request_id_of(scope)
+        scope.setdefault("state", {})["request_id"] = self.request_id
 
     async def body(self) -> bytes:
         """The whole body.
@@ -115,11 +128,18 @@ class LimitedRequest(Request):
         """
         if self._whole is None:
             self._check_announced()
-            try:
-                async with asyncio.timeout(self._seconds_max):
-                    self._whole = await self._read()
-            except TimeoutError:
-                raise TooSlow(headers=_CLOSE) from None
+            # Nearly every body is there already, and a deadline costs more than reading it.
+            message, steps = _begun(self._receive())
+            if steps is None and not message.get("more_body", False):
+                self._whole = self._whole_of([message])
+            else:
+                try:
+                    async with asyncio.timeout(self._seconds_max):
+                        self._whole = await self._read(
+                            message if steps is None else await _ended(message, steps)
+                        )
+                except TimeoutError:
+                    raise TooSlow(headers=_CLOSE) from None
         return self._whole
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
@@ -135,35 +155,63 @@ class LimitedRequest(Request):
             if name == b"content-length" and value.isdigit() and int(value[:13]) > self._bytes_max:
                 raise TooLarge(headers=_CLOSE)
 
-    async def _read(self) -> bytes:
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
+    async def _read(self, message: Message) -> bytes:
+        messages, size = [message], len(message.get("body", b""))
+        while message.get("more_body", False) and size <= self._bytes_max:
             message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            if size > self._bytes_max:
-                raise TooLarge(headers=_CLOSE)
-            chunks.append(chunk)
-            more = message.get("more_body", False)
-        return b"".join(chunks)
+            size += len(message.get("body", b""))
+            messages.append(message)
+        return self._whole_of(messages)
+
+    def _whole_of(self, messages: list[Message]) -> bytes:
+        if messages[-1]["type"] == "http.disconnect":
+            raise ClientDisconnect
+        whole = b"".join([message.get("body", b"") for message in messages])
+        if len(whole) > self._bytes_max:
+            raise TooLarge(headers=_CLOSE)
+        return whole
+
+
+def _begun(waiting: Awaitable[Message]) -> tuple[Any, Generator[Any, Any, Message] | None]:
+    """Its result, if it has one without waiting; else what it waits for, and the steps that are left of it."""
+    steps: Any = waiting.__await__()
+    try:
+        return next(steps), steps
+    except StopIteration as ended:
+        return ended.value, None
+
+
+@types.coroutine
+def _ended(waits_for: Any, steps: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
+    """The result of what `_begun` began, once it is there."""
+    try:
+        while True:
+            try:
+                given = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - such as a cancellation: it is for whoever waits
+                waits_for = steps.throw(error)
+            else:
+                waits_for = steps.send(given)
+    except StopIteration as ended:
+        message: Message = ended.value
+        return message
 
 
 def request_id_of(scope: Scope) -> str:
     """The caller's id where it is one that may be logged, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
+    fields: dict[bytes, bytes] | None = scope.get(FIELDS)
+    if fields is None or b"x-request-id" in fields:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
     # Told apart, not kept secret: the system's randomness would cost more than all else here.
     return f"{random.getrandbits(64):016x}"
 
 
-def _finish(response: Response, request_id: str, scope: Scope) -> None:
-    headers = response.raw_headers
-    headers.extend(scope.get(RATE_FIELDS, ()))
+def finish(headers: list[tuple[bytes, bytes]], request: LimitedRequest) -> None:
+    """Add what every answer of ours says."""
+    headers.extend(request.scope.get(RATE_FIELDS, ()))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append(_NO_STORE)
     headers.append(_NO_SNIFF)
-    headers.append((b"x-request-id", request_id.encode("ascii")))
+    headers.append((b"x-request-id", request.request_id.encode("ascii")))
