@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
+from starlette.types import ASGIApp
 
 import client_auth
 import intake_routes
@@ -42,6 +43,25 @@ DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Settings are read from the environment unless given."""
     settings = settings or load_settings()
+    app, guard = _create(settings)
+    app.add_middleware(guard)
+    return app
+
+
+def create_served_app() -> ASGIApp:
+    """The application of one process that `main` began: a worker of several has no log of its own yet."""
+    settings = load_settings()
+    if not client_auth.runtime.log.handlers:
+        logs.configure(settings, gateway=True)
+    if "opentelemetry.sdk" in sys.modules:
+        # FastAPI tells of the requests that it sees: all of them must pass through it.
+        return create_app(settings)
+    app, guard = _create(settings)
+    return guard(app)
+
+
+def _create(settings: Settings) -> tuple[FastAPI, partial[Guard]]:
+    """The application without its guard, and the guard, which takes whatever application it stands before."""
     ending = Ending()
     app = FastAPI(
         title="OpenClaw gateway",
@@ -55,16 +75,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(client_auth.router)
     _add_own_routes(app)
     public = PUBLIC_PATHS | (DOCS_PATHS if settings.docs else frozenset())
-    app.add_middleware(Guard, runtime=client_auth.runtime, app_of_routes=app, public=public, ending=ending)
-    return app
-
-
-def create_served_app() -> FastAPI:
-    """The application of one process that `main` began: a worker of several has no log of its own yet."""
-    settings = load_settings()
-    if not client_auth.runtime.log.handlers:
-        logs.configure(settings, gateway=True)
-    return create_app(settings)
+    guard = partial(Guard, runtime=client_auth.runtime, app_of_routes=app, public=public, ending=ending)
+    return app, guard
 
 
 @contextlib.asynccontextmanager

@@ -170,7 +170,7 @@ def rehash_key(
 def _key_with(view: View, digests: Sequence[str]) -> Key | None:
     for digest in digests:
         key = view.keys.get(digest)
-        if key is not None and hmac.compare_digest(key.digest.encode(), digest.encode()):
+        if key is not None and hmac.compare_digest(key.digest, digest):
             return key
     return None
 

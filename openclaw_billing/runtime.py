@@ -69,6 +69,7 @@ class Runtime:
         self._observer = observer
         self.stripe_observer: StripeObserver = stripe_observer or NoStripeObserver()
         self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = weakref.WeakKeyDictionary()
+        self._last_gate: _Gate | None = None
         self._opening = threading.Lock()
         self._admin_digests: tuple[bytes, ...] = ()
         self._peppers: Peppers | None = None
@@ -225,9 +226,13 @@ class Runtime:
 
     def _gate(self) -> _Gate:
         loop = asyncio.get_running_loop()
+        last = self._last_gate
+        if last is not None and last.is_of(loop) and last.store is self._store:
+            return last
         gate = self._gates.get(loop)
         if gate is None or gate.store is not self._store:
             gate = self._gates[loop] = _Gate(loop, self.store)
+        self._last_gate = gate
         return gate
 
     def _open_everything(self) -> Store:
@@ -300,9 +305,13 @@ class _Gate:
         self.store = store
         # The registry of gates holds the loop weakly; a strong one here would keep both for ever.
         self._loop = weakref.proxy(loop)
+        self._known = weakref.ref(loop)
         self._corked = False
         self._hopping = False
         self._ready: deque[tuple[asyncio.Future[Any], object, BaseException | None]] = deque()
+
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._known() is loop
 
     def write(self, operation: Operation[T], name: str) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()

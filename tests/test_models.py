@@ -171,3 +171,17 @@ def test_the_schema_says_numbers_and_moments(mode: str) -> None:
 def test_a_tag_that_is_named_is_not_sent_again(header: str | None, same: bool) -> None:
     headers = [] if header is None else [(b"if-none-match", header.encode())]
     assert not_modified(Request({"type": "http", "headers": headers}), etag_of(7)) is same
+
+
+def test_an_answer_made_of_our_own_values_is_what_validating_them_gives() -> None:
+    class Told(Output):
+        name: str
+        at: Moment
+        left: int | None
+
+    values = {"name": "a", "at": datetime(2026, 2, 19, tzinfo=UTC), "left": None}
+    made, validated = Told.made(**values), Told.model_validate(values)
+    assert made == validated
+    assert made.model_dump_json() == validated.model_dump_json()
+    with pytest.raises(ValidationError):
+        made.name = "b"  # type: ignore[misc]

@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from openclaw_billing.errors import KeyRejected, QuotaExceeded, StorageUnavailable, TooManyRequests
 from openclaw_billing.web.models import Input, Name
-from openclaw_billing.web.route import BillingRoute, limited_route
+from openclaw_billing.web.route import BillingRoute, LimitedRequest, limited_route
 
 pytestmark = pytest.mark.anyio
 
@@ -311,3 +311,57 @@ async def test_a_sender_who_hangs_up_leaves_no_trace(app: FastAPI, caplog: pytes
             app, [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
         )
     assert [record for record in caplog.records if record.name.startswith("openclaw_billing")] == []
+
+
+async def test_a_body_that_arrives_bit_by_bit_is_read_whole(app: FastAPI) -> None:
+    messages: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": part != b"c"} for part in (b"a", b"b", b"c")
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        # Each takes two turns of the loop, the first as well.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(
+        {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/v1/outer/events",
+            "raw_path": b"/v1/outer/events",
+            "root_path": "",
+            "scheme": "http",
+            "query_string": b"",
+            "headers": [],
+            "server": ("host", 80),
+            "client": ("127.0.0.1", 1),
+        },
+        receive,
+        send,
+    )
+    assert (sent[0]["status"], sent[1]["body"]) == (200, b"3")
+
+
+async def test_a_request_that_is_cancelled_while_its_body_is_awaited_ends_there(app: FastAPI) -> None:
+    ended: list[str] = []
+
+    async def receive() -> Message:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("receive")
+        raise AssertionError
+
+    request = LimitedRequest({"type": "http", "headers": []}, receive, 100, 10.0)
+    reading = asyncio.create_task(request.body())
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert ended == ["receive"]
