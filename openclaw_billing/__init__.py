@@ -3,7 +3,7 @@
 The house is built in layers. A module imports from its own layer or from one above it in this list,
 never from one below; `tests/test_map.py` reads this list and checks every import.
 
-    words       errors records settings values stripe_facts stripe_records
+    words       errors frozen records settings values stripe_facts stripe_records
     rules       plans keys cycles lots text signatures gcra addresses paid_limit prices stripe_events
     contracts   contracts clock
     operations  ledger books turning paid grants subscriptions copies purchases checkouts inbox outbox

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from openclaw_billing.frozen import quickly_made
+
 
 class KeyState(StrEnum):
     ACTIVE = "active"
@@ -77,6 +79,7 @@ class Rate:
     per_minute: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
     """Who pays. What they may still do stands in their `Account`; `rate_limit` None is the plan's."""
@@ -94,6 +97,7 @@ class Client:
     version: int = 1
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Lot:
     """Credits of one origin. `left` is what may still be drawn; `expires_at` None is never."""
@@ -130,6 +134,7 @@ class Frozen:
     base: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """A client's plan, cycle and credits: all that one charge reads and writes.
@@ -166,6 +171,7 @@ class Account:
         return sum(lot.left for lot in self.lots)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """An API key. The secret itself is never kept: `digest` is its HMAC under the pepper `pepper_id`."""
@@ -183,6 +189,7 @@ class Key:
     rotated_to: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Credits taken from one lot for one job."""
@@ -191,6 +198,7 @@ class Draw:
     credits: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Credits for one job: set aside, then captured or given back, once. Remembered for ever."""
@@ -218,6 +226,7 @@ class Spent:
     """False for replies that may be forgotten after a day."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One job. `client_id` None is an internal, unbilled job."""
@@ -260,6 +269,7 @@ class Cost:
     job_id: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
     """What happened to a client's credits: `available` and `reserved` are the changes, signed.

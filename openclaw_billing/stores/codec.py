@@ -61,24 +61,36 @@ _HELPERS = {"quoted": quoted, "moment": moment_text, "encode": encode, "integer"
 
 @cache
 def _writer(record_type: Any) -> Writer:
-    """Compile `def write(r): …` for the class."""
+    """Compile `def write(r): return f'{…}'` for the class: one string, made in one go."""
     names: dict[str, Any] = {**_HELPERS}
-    lines = ["def write(r):", "    text = ''"]
     hints = typing.get_type_hints(record_type)
+    parts: list[str] = []
     for field in dataclasses.fields(record_type):
-        default = f"default_{field.name}"
-        value = _expression(hints[field.name], "v", names, field.name)
-        written = f"text += ',\"{field.name}\":' + {value}"
-        lines.append(f"    v = r.{field.name}")
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            lines.append(f"    {written}")
-            continue
-        has_factory = field.default_factory is not dataclasses.MISSING
-        names[default] = field.default_factory() if has_factory else field.default  # type: ignore[operator]
-        lines.append(f"    if v is not {default} and v != {default}: {written}")
-    lines.append("    return '{' + text[1:] + '}'")
-    exec("\n".join(lines), names)  # noqa: S102 - made of our own field names only
+        value = f"r.{field.name}"
+        text = f"',\"{field.name}\":' + {_expression(hints[field.name], value, names, field.name)}"
+        if (is_default := _is_default(field, value, names)) is not None:
+            text = f"('' if {is_default} else {text})"
+        parts.append(text)
+    source = ", ".join(parts)
+    exec(f"def write(r): return '{{' + ''.join(({source},))[1:] + '}}'", names)  # noqa: S102 - of our own field names only
     return typing.cast("Writer", names["write"])
+
+
+def _is_default(field: dataclasses.Field[Any], value: str, names: dict[str, Any]) -> str | None:
+    """Python source that tells whether the field need not be written; None where it always must."""
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    elif field.default is not dataclasses.MISSING:
+        default = field.default
+    else:
+        return None
+    if default is None:
+        return f"{value} is None"
+    if type(default) in (int, str, tuple, dict) and not default:
+        # Only values of the field's own type come here, and of those just one is empty.
+        return f"not {value}"
+    names[f"default_{field.name}"] = default
+    return f"{value} == default_{field.name}"
 
 
 @cache

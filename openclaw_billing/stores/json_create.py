@@ -103,14 +103,14 @@ def marked(mark: dict[str, Any]) -> Parts:
 
 def parts_of(layer: Layer) -> Parts:
     """What one operation changed, as a journal line says it."""
-    puts, gone = "", {}
+    puts, gone = [], {}
     for name, rows in layer.puts.items():
         kept = [row_text(record) for record in rows.values() if record is not None]
         if kept:
-            puts += f',"{name}":[{",".join(kept)}]'
+            puts.append(f'"{name}":[{",".join(kept)}]')
         if len(kept) != len(rows):
             gone[name] = [key for key, record in rows.items() if record is None]
-    parts = f',"put":{{{puts[1:]}}}' if puts else ""
+    parts = f',"put":{{{",".join(puts)}}}' if puts else ""
     if gone:
         parts += f',"del":{encode(gone)}'
     if layer.ledger:

@@ -27,18 +27,20 @@ def run_tickets(
     """
     batch = Layer()
     changed: list[tuple[Ticket, Layer]] = []
+    tx = LayeredTransaction(base, batch)
     for ticket in tickets:
-        tx = LayeredTransaction(base, batch)
+        tx.begin()
+        layer = tx.layer
         try:
             answer = ticket.operation(tx)
-            ticket.written = "" if tx.layer.empty else write(tx.layer)
+            ticket.written = "" if layer.empty else write(layer)
         except Exception as error:  # noqa: BLE001 - an operation's error belongs to its caller, whatever it is
             ticket.error = error
             continue
         ticket.answer = answer
-        if not tx.layer.empty:
-            batch.absorb(tx.layer)
-            changed.append((ticket, tx.layer))
+        if not layer.empty:
+            batch.absorb(layer)
+            changed.append((ticket, layer))
     return batch, changed
 
 

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from openclaw_billing.contracts import Duplicate, Page, Query
@@ -65,18 +66,28 @@ class BaseTable(Generic[R]):
 
     def replace(self, key: str, record: R | None) -> None:
         """Put the record there, or take what is there away."""
+        self.replace_all({key: record})
+
+    def replace_all(self, rows: dict[str, R | None]) -> None:
+        """The same for each of them."""
         if self.indexes:
-            before = self.get(key)
-            for name, value_of in self.spec.indexes.items():
-                old = None if before is None else value_of(before)
-                new = None if record is None else value_of(record)
-                if old != new:
-                    self._move(name, key, old, new)
+            for key, record in rows.items():
+                self._reindex(key, record)
         with self.guard:
-            if record is None:
-                self.rows.pop(key, None)
-            else:
-                self.rows[key] = record
+            mine = self.rows
+            for key, record in rows.items():
+                if record is None:
+                    mine.pop(key, None)
+                else:
+                    mine[key] = record
+
+    def _reindex(self, key: str, record: R | None) -> None:
+        before = self.get(key)
+        for name, value_of in self.spec.indexes.items():
+            old = None if before is None else value_of(before)
+            new = None if record is None else value_of(record)
+            if old != new:
+                self._move(name, key, old, new)
 
     def unpacked(self, packed: bytes) -> R:
         """The record that was loaded as these bytes."""
@@ -214,27 +225,33 @@ class Layer:
     def publish(self, base: Base) -> None:
         """Make these rows the base's."""
         for name, rows in self.puts.items():
-            replace = base.tables[name].replace
-            for key, record in rows.items():
-                replace(key, record)
+            base.tables[name].replace_all(rows)
 
 
 class LayeredTable(Generic[R]):
     """One table as an operation sees it: its own changes over the batch's over the durable rows."""
 
-    __slots__ = ("_base", "_batch", "_layer", "_name", "_spec")
+    __slots__ = ("_base", "_batch", "_key_of", "_layer", "_name", "_own", "_spec")
 
     def __init__(self, base: BaseTable[R], batch: Layer, layer: Layer) -> None:
-        self._base, self._batch, self._layer = base, batch, layer
+        self._base, self._batch = base, batch
         self._spec = base.spec
         self._name = base.spec.name
+        self._key_of = _KEY_OF[self._name]
+        self.begin(layer)
+
+    def begin(self, layer: Layer) -> None:
+        """Go on with the next operation of the batch."""
+        self._layer = layer
+        self._own: dict[str, R | None] = {}
 
     def get(self, key: str) -> R | None:
-        for layer in (self._layer, self._batch):
-            rows = layer.puts.get(self._name)
-            if rows is not None and key in rows:
-                record: R | None = rows[key]
-                return record
+        if key in self._own:
+            return self._own[key]
+        rows = self._batch.puts.get(self._name)
+        if rows is not None and key in rows:
+            record: R | None = rows[key]
+            return record
         return self._base.get(key)
 
     def by(self, index: str, value: str) -> list[R]:
@@ -256,14 +273,10 @@ class LayeredTable(Generic[R]):
         yield from (row for row in over.values() if row is not None)
 
     def put(self, record: R) -> None:
-        key = self._spec.key_of(record)
+        key = self._key_of(record)
         if self._spec.unique:
             self._claim(key, record)
-        rows = self._layer.puts.get(self._name)
-        if rows is None:
-            self._layer.puts[self._name] = {key: record}
-        else:
-            rows[key] = record
+        self._set(key, record)
 
     def delete(self, key: str) -> None:
         before = self.get(key)
@@ -272,10 +285,15 @@ class LayeredTable(Generic[R]):
         for index in self._spec.unique:
             if (value := self._spec.indexes[index](before)) is not None:
                 self._layer.claims[(self._name, index, value)] = None
-        self._layer.puts.setdefault(self._name, {})[key] = None
+        self._set(key, None)
+
+    def _set(self, key: str, record: R | None) -> None:
+        if not self._own:
+            self._layer.puts[self._name] = self._own
+        self._own[key] = record
 
     def _over(self) -> dict[str, R | None]:
-        return {**self._batch.puts.get(self._name, {}), **self._layer.puts.get(self._name, {})}
+        return {**self._batch.puts.get(self._name, {}), **self._own}
 
     def _claim(self, key: str, record: R) -> None:
         before = self.get(key)
@@ -301,79 +319,54 @@ class LayeredTable(Generic[R]):
 
 
 class LayeredTransaction:
-    """The transaction of the stores that keep their tables in memory."""
+    """The transaction of the stores that keep their tables in memory: one for a batch, one operation at a time."""
 
-    __slots__ = ("_base", "_batch", "_tables", "layer")
+    __slots__ = ("_base", "_batch", "_used", "layer", *TABLES)
+
+    layer: Layer
+    """What the operation that runs now has changed."""
+    clients: LayeredTable[Any]
+    accounts: LayeredTable[Any]
+    keys: LayeredTable[Any]
+    reservations: LayeredTable[Any]
+    spent: LayeredTable[Any]
+    jobs: LayeredTable[Any]
+    recents: LayeredTable[Any]
+    facts: LayeredTable[Any]
+    subscriptions: LayeredTable[Any]
+    checkouts: LayeredTable[Any]
+    purchases: LayeredTable[Any]
+    invoices: LayeredTable[Any]
+    stripe_events: LayeredTable[Any]
+    stripe_calls: LayeredTable[Any]
 
     def __init__(self, base: Base, batch: Layer) -> None:
         self._base, self._batch = base, batch
+        self._used: list[LayeredTable[Any]] = []
         self.layer = Layer()
-        self._tables: dict[str, LayeredTable[Any]] = {}
 
-    def _table(self, name: str) -> LayeredTable[Any]:
-        table = self._tables.get(name)
-        if table is None:
-            table = self._tables[name] = LayeredTable(self._base.tables[name], self._batch, self.layer)
+    def begin(self) -> None:
+        """Go on with the next operation, which has changed nothing yet."""
+        self.layer = layer = Layer()
+        for table in self._used:
+            table.begin(layer)
+
+    def __getattr__(self, name: str) -> LayeredTable[Any]:
+        # Asked for the first time: a job needs three tables, and the others are not made.
+        if name not in TABLES:
+            raise AttributeError(name)
+        table: LayeredTable[Any] = LayeredTable(self._base.tables[name], self._batch, self.layer)
+        setattr(self, name, table)
+        self._used.append(table)
         return table
-
-    @property
-    def clients(self) -> LayeredTable[Any]:
-        return self._table("clients")
-
-    @property
-    def accounts(self) -> LayeredTable[Any]:
-        return self._table("accounts")
-
-    @property
-    def keys(self) -> LayeredTable[Any]:
-        return self._table("keys")
-
-    @property
-    def reservations(self) -> LayeredTable[Any]:
-        return self._table("reservations")
-
-    @property
-    def spent(self) -> LayeredTable[Any]:
-        return self._table("spent")
-
-    @property
-    def jobs(self) -> LayeredTable[Any]:
-        return self._table("jobs")
-
-    @property
-    def recents(self) -> LayeredTable[Any]:
-        return self._table("recents")
-
-    @property
-    def facts(self) -> LayeredTable[Any]:
-        return self._table("facts")
-
-    @property
-    def subscriptions(self) -> LayeredTable[Any]:
-        return self._table("subscriptions")
-
-    @property
-    def checkouts(self) -> LayeredTable[Any]:
-        return self._table("checkouts")
-
-    @property
-    def purchases(self) -> LayeredTable[Any]:
-        return self._table("purchases")
-
-    @property
-    def invoices(self) -> LayeredTable[Any]:
-        return self._table("invoices")
-
-    @property
-    def stripe_events(self) -> LayeredTable[Any]:
-        return self._table("stripe_events")
-
-    @property
-    def stripe_calls(self) -> LayeredTable[Any]:
-        return self._table("stripe_calls")
 
     def write_ledger(self, entry: LedgerEntry) -> None:
         self.layer.ledger.append(entry)
 
     def write_audit(self, entry: AuditEntry) -> None:
         self.layer.audit.append(entry)
+
+
+_KEY_OF: dict[str, Callable[[Any], str]] = {
+    name: attrgetter(spec.primary_key) for name, spec in TABLES.items()
+}
