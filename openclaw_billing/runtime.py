@@ -299,14 +299,19 @@ class Runtime:
 
 
 class _Gate:
-    """Takes one event loop's operations to the store and brings all answers of a batch back in one hop."""
+    """Takes one event loop's operations to the store and brings all answers of a batch back in one hop.
+
+    Where the store makes a batch durable at once, in the loop's own thread, there is no hop at all.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
         self.store = store
         # The registry of gates holds the loop weakly; a strong one here would keep both for ever.
         self._loop = weakref.proxy(loop)
         self._known = weakref.ref(loop)
+        self._thread = threading.get_ident()
         self._corked = False
+        self._flushing = False
         self._hopping = False
         self._ready: deque[tuple[asyncio.Future[Any], object, BaseException | None]] = deque()
 
@@ -327,9 +332,16 @@ class _Gate:
             self._loop.call_soon(self._turn, left - 1)
             return
         self._corked = False
-        self.store.flush_soon()
+        self._flushing = True
+        try:
+            self.store.flush()
+        finally:
+            self._flushing = False
 
     def _settled(self, future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:
+        if self._flushing and threading.get_ident() == self._thread:
+            _settle(future, answer, error)
+            return
         self._ready.append((future, answer, error))
         if not self._hopping:
             self._hopping = True
@@ -342,13 +354,16 @@ class _Gate:
     def _deliver(self) -> None:
         self._hopping = False
         while self._ready:
-            future, answer, error = self._ready.popleft()
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(answer)
-            else:
-                future.set_exception(error)
+            _settle(*self._ready.popleft())
+
+
+def _settle(future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(error)
 
 
 def pepper_id(pepper: str) -> str:

@@ -232,6 +232,14 @@ class FileLock:
                 raise StorageUnavailable
             time.sleep(LOCK_POLL_SECONDS)
 
+    def acquire_now(self) -> bool:
+        """Take it if nobody holds it."""
+        if not self.held and self._fds and self._try():
+            self.held = self._is_current()
+            if not self.held:
+                self.release()
+        return self.held
+
     def release(self) -> None:
         self.held = False
         for fd in reversed(self._fds):

@@ -2,7 +2,8 @@
 
 Callers put tickets in a queue. Whoever holds the turn runs the waiting tickets as one batch: the writer's
 thread for those that asked without waiting, or a waiting caller itself, which spares it two hand-overs
-between threads. A ticket is settled only after its batch is durable.
+between threads; an event loop is such a caller where the disk is quick. A ticket is settled only after its
+batch is durable.
 """
 
 from __future__ import annotations
@@ -97,6 +98,17 @@ class GroupCommit(ABC):
         else:
             self._wake.put(True)
 
+    def flush(self) -> None:
+        if not self._flush_here():
+            self.flush_soon()
+
+    def may_commit_here(self) -> bool:
+        """Whether a batch may run in the thread of an event loop now: nobody is waited for, and the disk is quick.
+
+        Asked with the turn taken; a batch follows if the answer is yes.
+        """
+        return False
+
     def resume(self) -> None:
         """Take operations again after `drain`."""
         self._stopped = False
@@ -123,6 +135,20 @@ class GroupCommit(ABC):
         if len(self._queue) >= OPERATIONS_WAITING_MAX:
             raise StorageUnavailable(retry_after_seconds=2)
         self._queue.append(ticket)
+
+    def _flush_here(self) -> bool:
+        """Run one batch; whether nothing waits any more."""
+        if self._stopped or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._queue:
+                if not self.may_commit_here():
+                    return False
+                self._run_batch()
+        finally:
+            self._turn.release()
+        self._start_writer()
+        return not self._queue
 
     def _run_waiting(self) -> None:
         with self._turn:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 
 from openclaw_billing.errors import StorageUnavailable
 from openclaw_billing.stores.files import Directory
@@ -13,6 +14,8 @@ from openclaw_billing.stores.journal import sealed_end
 from openclaw_billing.stores.journal_files import JOURNAL
 
 log = logging.getLogger(__name__)
+
+FLUSHES_OF_LATE = 8
 
 
 class JournalEnd:
@@ -29,6 +32,8 @@ class JournalEnd:
         """The disk could not be written to when the file was opened."""
         self.unproven = False
         """Lines of others were taken in, and nothing was flushed since."""
+        self.flush_seconds = 0.0
+        """How long a flush takes, of late."""
 
     def open(self, size: int, name: str = JOURNAL) -> None:
         """Stand at byte `size` of the segment that has that name now."""
@@ -128,6 +133,7 @@ class JournalEnd:
         self.poisoned = reason
 
     def _flush(self) -> None:
+        begun = time.perf_counter()
         try:
             os.fdatasync(self.fd)
         except OSError as error:
@@ -135,6 +141,7 @@ class JournalEnd:
             self.poison(f"the disk refused a flush ({error.strerror})")
             self._cut_back()
             raise
+        self.flush_seconds += (time.perf_counter() - begun - self.flush_seconds) / FLUSHES_OF_LATE
         self.unproven = False
 
     def _cut_back(self) -> None:
