@@ -21,6 +21,8 @@ from openclaw_billing.stores.tables import Base
 
 VERSION = 1
 ROWS_PER_CHUNK = 32
+ENDED = frozenset({"jobs", "reservations"})
+"""Tables whose rows are seldom asked for again, and grow without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,24 @@ class Position:
     offset: int
 
 
-def write_checkpoint(position: Position, rows: dict[str, dict[str, Any]]) -> Iterator[bytes]:
-    """The file in chunks small enough to write between two requests."""
+def write_checkpoint(
+    position: Position, rows: dict[str, dict[str, Any]], base: Base | None = None
+) -> Iterator[bytes]:
+    """The file in chunks small enough to write between two requests.
+
+    With a `base`, what has ended is packed there again: there are more jobs than anybody asks for, and a
+    garbage collector that walks them all would hold up every request.
+    """
     yield encode({"v": VERSION, **asdict(position)}).encode() + b"\n"
     for name, spec in TABLES.items():
         chunk: list[bytes] = []
+        start = name.encode("unicode_escape")
+        ended = base.tables[name] if base is not None and name in ENDED else None
         for key, row in rows[name].items():
-            chunk.append(_row_line(spec, key, row))
+            packed = row if isinstance(row, bytes) else _packed(spec, row)
+            if ended is not None and packed is not row:
+                ended.pack(key, row, packed)
+            chunk.append(b"%b\t%b\t%b\n" % (start, key.encode("unicode_escape"), packed))
             if len(chunk) == ROWS_PER_CHUNK:
                 yield b"".join(chunk)
                 chunk.clear()
@@ -85,13 +98,9 @@ def load_rows(path: str, data: bytes, base: Base) -> None:
             raise CorruptStore(path, "a row cannot be read", offset=data.find(line)) from error
 
 
-def _row_line(spec: TableSpec, key: str, row: object) -> bytes:
-    columns = [spec.name, key]
-    if not isinstance(row, bytes):
-        columns += [value_of(row) or "" for value_of in spec.indexes.values()]
-    texts = [text.encode("unicode_escape") for text in columns]
-    packed = row if isinstance(row, bytes) else row_text(row).encode("ascii")
-    return b"\t".join([*texts, packed]) + b"\n"
+def _packed(spec: TableSpec, record: object) -> bytes:
+    values = [(value_of(record) or "").encode("unicode_escape") for value_of in spec.indexes.values()]
+    return b"\t".join([*values, row_text(record).encode("ascii")])
 
 
 def _text(column: bytes) -> str:

@@ -29,16 +29,14 @@ def row_text(record: object) -> str:
 
 
 def from_row(record_type: type[R], row: Row) -> R:
-    """The record.
+    """The record. The row is used up.
 
     Raises:
         ValueError, TypeError, KeyError: the row is not one of ours.
     """
     kind: Any = record_type
-    for name, decode in _decoders(kind):
-        if (value := row.get(name)) is not None:
-            row[name] = decode(value)
-    return record_type(**row)
+    record: R = _maker(kind)(row)
+    return record
 
 
 def encode(value: object) -> str:
@@ -133,41 +131,59 @@ def _expression(hint: Any, value: str, names: dict[str, Any], field: str) -> str
 
 
 @cache
-def _decoders(record_type: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _maker(record_type: Any) -> Callable[[Row], Any]:
+    """Compile `def make(row): …; return record(**row)` for the class: it refuses fields that it does not know."""
+    names: dict[str, Any] = {**_READERS, "record": record_type}
     hints = typing.get_type_hints(record_type)
-    pairs = ((field.name, _decoder(hints[field.name])) for field in dataclasses.fields(record_type))
-    return tuple((name, decode) for name, decode in pairs if decode is not None)
+    lines = ["def make(row):", "    get = row.get"]
+    for field in dataclasses.fields(record_type):
+        value = _reading(hints[field.name], "v", names, field.name)
+        if value != "v":
+            lines.append(f"    if (v := get({field.name!r})) is not None: row[{field.name!r}] = {value}")
+    exec("\n".join([*lines, "    return record(**row)"]), names)  # noqa: S102 - of our own field names only
+    return typing.cast("Callable[[Row], Any]", names["make"])
 
 
-def _decoder(hint: Any) -> Callable[[Any], Any] | None:
+@cache
+def _list_maker(record_type: Any) -> Callable[[list[Any]], Any]:
+    """The same for a nested record, which is written as the list of its fields."""
+    names: dict[str, Any] = {**_READERS, "record": record_type}
+    hints = typing.get_type_hints(record_type)
+    parts = []
+    for place, field in enumerate(dataclasses.fields(record_type)):
+        value = _reading(hints[field.name], f"r[{place}]", names, field.name)
+        parts.append(value if value == f"r[{place}]" else f"(None if r[{place}] is None else {value})")
+    # A list written before a field was added is shorter: the field is at its default.
+    lines = [
+        "def make(r):",
+        f"    if len(r) == {len(parts)}: return record({', '.join(parts)})",
+        *(
+            f"    if len(r) == {n}: return record({', '.join(parts[:n])})"
+            for n in range(len(parts) - 1, 0, -1)
+        ),
+        "    raise ValueError('a list of another length')",
+    ]
+    exec("\n".join(lines), names)  # noqa: S102 - made of numbers and our own field names only
+    return typing.cast("Callable[[list[Any]], Any]", names["make"])
+
+
+def _reading(hint: Any, value: str, names: dict[str, Any], field: str) -> str:
+    """Python source that makes of `value`, which is not null, what the field holds; `value` itself where it is that."""
     if typing.get_origin(hint) in (typing.Union, UnionType):
-        inner = [_decoder(each) for each in typing.get_args(hint) if each is not NoneType]
-        return inner[0]
+        inner = next(each for each in typing.get_args(hint) if each is not NoneType)
+        return _reading(inner, value, names, field)
     if typing.get_origin(hint) is tuple:
-        each = _decoder(typing.get_args(hint)[0])
-        return tuple if each is None else (lambda values: tuple([each(value) for value in values]))
+        each = _reading(typing.get_args(hint)[0], "each", names, field)
+        return f"tuple({value})" if each == "each" else f"tuple([{each} for each in {value}])"
     if hint is datetime:
-        return datetime.fromisoformat
+        return f"moment_of({value})"
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        members: dict[str, StrEnum] = {member.value: member for member in hint}
-        return members.__getitem__
+        names[f"members_{field}"] = {member.value: member for member in hint}
+        return f"members_{field}[{value}]"
     if dataclasses.is_dataclass(hint):
-        return _nested_decoder(typing.cast("type", hint))
-    return None
+        names[f"make_{field}"] = _list_maker(typing.cast("type", hint))
+        return f"make_{field}({value})"
+    return value
 
 
-def _nested_decoder(record_type: type) -> Callable[[Any], Any]:
-    names = [field.name for field in dataclasses.fields(record_type)]
-    decoders = dict(_decoders(record_type))
-    by_place = [decoders.get(name) for name in names]
-
-    def decode(values: list[Any]) -> Any:
-        # A list written before a field was added is shorter: the field is at its default.
-        return record_type(
-            *[
-                value if value is None or decoder is None else decoder(value)
-                for value, decoder in zip(values, by_place, strict=False)
-            ]
-        )
-
-    return decode
+_READERS = {"moment_of": datetime.fromisoformat}

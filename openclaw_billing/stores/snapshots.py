@@ -83,7 +83,9 @@ class Snapshots:
                 return False
             few = sum(len(table) for table in rows.values()) < ROWS_WITHOUT_PAUSE
             pause = 0.0 if not paced or few else PAUSE_SECONDS
-            checkpoint = self._write(f"{CHECKPOINT}.tmp", write_checkpoint(position, rows), pause)
+            checkpoint = self._write(
+                f"{CHECKPOINT}.tmp", write_checkpoint(position, rows, self._store.base), pause
+            )
             clients = self._write(f"{CLIENTS}.tmp", shown_clients(rows, self._store.base), pause)
             mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint, "clients": clients}
             written = self._store.publish_snapshot(mark, generation)

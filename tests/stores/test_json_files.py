@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from openclaw_billing import ledger
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.records import Recent
@@ -27,7 +29,7 @@ from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_create import seal_batch
 from openclaw_billing.stores.json_load import ForeignEdit
 from openclaw_billing.stores.tables import Layer
-from tests.stores.charging import audit, charging, client, key, opening
+from tests.stores.charging import MOMENT, audit, charging, client, key, opening
 from tests.stores.conftest import Shop
 
 ROOT = Path(__file__).parents[2]
@@ -670,3 +672,24 @@ def test_a_reader_follows_when_what_it_read_ahead_is_cut(shop: Shop, until: Unti
     assert reader.view.spent.get("lost1") is None
     assert reader.run(charging("c1", "more1"), "charge") is True
     assert reader.health().writable
+
+
+def test_a_snapshot_packs_what_has_ended_and_changes_nothing_of_it(shop: Shop) -> None:
+    store = shop.open()
+    store.run(lambda tx: ledger.open_account(tx, "c1", "pro", MOMENT), "open")
+    made = {}
+    for job in ("j1", "j2"):
+        reserve = partial(ledger.reserve, client_id="c1", job_id=job, now=MOMENT)
+        made[job] = store.run(reserve, "reserve")
+    store.run(partial(ledger.capture, client_id="c1", job_id="j1", now=MOMENT), "capture")
+    store._snapshots.stop()
+    store.run(partial(ledger.charge, client_id="c1", job_id="j3", now=MOMENT), "charge")
+    store.snapshot()
+    assert {type(row) for row in store.base.reservations.rows.values()} == {bytes}
+    assert store.view.reservations.by("pending", "c1") == [made["j2"]]
+    store.run(partial(ledger.release, client_id="c1", job_id="j2", now=MOMENT), "release")
+    assert store.view.reservations.by("pending", "c1") == []
+    store.snapshot()
+    other = shop.open()
+    for name in ("accounts", "reservations"):
+        assert list(other.base.tables[name]) == list(store.base.tables[name])
