@@ -16,6 +16,8 @@ from openclaw_billing.stores.journal_files import JOURNAL
 log = logging.getLogger(__name__)
 
 FLUSHES_OF_LATE = 8
+QUICK_SECONDS_MAX = 0.001
+"""Up to how long a flush may take, of late, for an event loop to wait for it itself."""
 
 
 class JournalEnd:
@@ -32,8 +34,12 @@ class JournalEnd:
         """The disk could not be written to when the file was opened."""
         self.unproven = False
         """Lines of others were taken in, and nothing was flushed since."""
-        self.flush_seconds = 0.0
-        """How long a flush takes, of late."""
+        self._flush_seconds = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the disk takes a flush, of late, in less time than handing it to a thread is worth."""
+        return self._flush_seconds <= QUICK_SECONDS_MAX
 
     def open(self, size: int, name: str = JOURNAL) -> None:
         """Stand at byte `size` of the segment that has that name now."""
@@ -141,7 +147,7 @@ class JournalEnd:
             self.poison(f"the disk refused a flush ({error.strerror})")
             self._cut_back()
             raise
-        self.flush_seconds += (time.perf_counter() - begun - self.flush_seconds) / FLUSHES_OF_LATE
+        self._flush_seconds += (time.perf_counter() - begun - self._flush_seconds) / FLUSHES_OF_LATE
         self.unproven = False
 
     def _cut_back(self) -> None:

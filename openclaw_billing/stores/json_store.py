@@ -42,10 +42,6 @@ CLOSING_SECONDS_MAX = 5.0
 READY_SECONDS_MAX = 0.1
 
 
-FLUSH_SECONDS_HERE_MAX = 0.001
-"""Up to how long the disk may take, of late, for an event loop to wait for it itself."""
-
-
 class JsonStore(GroupCommit):
     """See `contracts.Store`. `migrate` makes an operation of a clients file in the seed's own format."""
 
@@ -211,7 +207,7 @@ class JsonStore(GroupCommit):
     def may_commit_here(self) -> bool:
         # Behind somebody else's lock, or on a disk that takes its time, a loop would stand still.
         end = self._replica.end
-        if end.fd < 0 or end.poisoned or end.flush_seconds > FLUSH_SECONDS_HERE_MAX:
+        if end.fd < 0 or end.poisoned or not end.is_quick:
             return False
         try:
             return self._lock.acquire_now()
