@@ -37,6 +37,8 @@ from openclaw_billing.web.ready import readiness
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
 FORGET_SECONDS = 600.0
 WORKER_SECONDS_MAX = 30
+STOP_SECONDS_MAX = 30
+"""How long requests that run may go on once the process is told to end; deploy/ waits longer."""
 DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
 
 
@@ -158,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server_header=False,
         # Whom to believe about where a request came from is OPENCLAW_TRUSTED_PROXIES, for all that asks.
         proxy_headers=False,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=STOP_SECONDS_MAX,
         **patience,
     )
     return 0
