@@ -68,7 +68,7 @@ def verify(directory: Directory, chain: Chain, progress: Callable[[int], None] |
     sums: dict[str, list[int]] = {}
     try:
         for line in walk(directory, chain, progress):
-            apply(base, line.data)
+            apply(base, line)
             verified.seq, verified.head = line.seq, line.sum
             for entry in line.data.get("ledger", ()):
                 verified.entries += 1

@@ -16,6 +16,7 @@ from typing import Any
 
 from openclaw_billing.errors import CorruptStore
 from openclaw_billing.stores.codec import encode, row_text
+from openclaw_billing.stores.packing import column_of, pack, text_of
 from openclaw_billing.stores.schema import TABLES, TableSpec
 from openclaw_billing.stores.tables import Base
 
@@ -47,13 +48,13 @@ def write_checkpoint(
     yield encode({"v": VERSION, **asdict(position)}).encode() + b"\n"
     for name, spec in TABLES.items():
         chunk: list[bytes] = []
-        start = name.encode("unicode_escape")
+        start = column_of(name)
         ended = base.tables[name] if base is not None and name in ENDED else None
         for key, row in rows[name].items():
             packed = row if isinstance(row, bytes) else _packed(spec, row)
             if ended is not None and packed is not row:
                 ended.pack(key, row, packed)
-            chunk.append(b"%b\t%b\t%b\n" % (start, key.encode("unicode_escape"), packed))
+            chunk.append(b"%b\t%b\t%b\n" % (start, column_of(key), packed))
             if len(chunk) == ROWS_PER_CHUNK:
                 yield b"".join(chunk)
                 chunk.clear()
@@ -87,10 +88,10 @@ def load_rows(path: str, data: bytes, base: Base) -> None:
             table, indexes = tables[name]
             key = known.get(column)
             if key is None:
-                key = known[column] = _text(column)
+                key = known[column] = text_of(column)
             if indexes:
                 values = packed.split(b"\t", indexes)[:-1]
-                texts = [known.get(value) or known.setdefault(value, _text(value)) for value in values]
+                texts = [known.get(value) or known.setdefault(value, text_of(value)) for value in values]
                 table.load(key, texts, packed)
             else:
                 table.rows[key] = packed
@@ -99,10 +100,4 @@ def load_rows(path: str, data: bytes, base: Base) -> None:
 
 
 def _packed(spec: TableSpec, record: object) -> bytes:
-    values = [(value_of(record) or "").encode("unicode_escape") for value_of in spec.indexes.values()]
-    return b"\t".join([*values, row_text(record).encode("ascii")])
-
-
-def _text(column: bytes) -> str:
-    # Both give the same text for a column without an escape, and the first is the quicker.
-    return column.decode("ascii") if b"\\" not in column else column.decode("unicode_escape")
+    return pack([value_of(record) for value_of in spec.indexes.values()], row_text(record).encode("ascii"))

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache, lru_cache
-from json.encoder import encode_basestring_ascii as quoted
+from json.encoder import encode_basestring_ascii
 from types import NoneType, UnionType
 from typing import Any, TypeVar
 
 R = TypeVar("R")
 Row = dict[str, Any]
 Writer = Callable[[Any], str]
+
+quoted: Callable[[str], str] = encode_basestring_ascii
+"""A text as JSON, in ASCII."""
 
 
 def row_text(record: object) -> str:

@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 
 from openclaw_billing.contracts import Operation
 from openclaw_billing.errors import CorruptStore, StartupError
-from openclaw_billing.stores.codec import encode, moment_text, row_text
+from openclaw_billing.stores.codec import encode, moment_text, quoted, row_text
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.group_commit import Ticket
 from openclaw_billing.stores.journal import NO_SUM, VERSION, Chain
 from openclaw_billing.stores.journal_files import CLIENTS, JOURNAL, LOCK, TURN, closed_name
 from openclaw_billing.stores.memory import run_tickets
+from openclaw_billing.stores.schema import TABLES
 from openclaw_billing.stores.tables import Base, Layer
 
 Parts: TypeAlias = str
@@ -103,14 +104,25 @@ def marked(mark: dict[str, Any]) -> Parts:
 
 def parts_of(layer: Layer) -> Parts:
     """What one operation changed, as a journal line says it."""
-    puts, gone = [], {}
+    puts, places, gone = [], [], {}
     for name, rows in layer.puts.items():
-        kept = [row_text(record) for record in rows.values() if record is not None]
+        indexes = TABLES[name].indexes.values()
+        kept = []
+        for key, record in rows.items():
+            if record is None:
+                continue
+            text = row_text(record)
+            kept.append(text)
+            values = "".join([f",{quoted(value_of(record) or '')}" for value_of in indexes])
+            places.append(f'["{name}",{len(text)},{quoted(key)}{values}]')
         if kept:
             puts.append(f'"{name}":[{",".join(kept)}]')
         if len(kept) != len(rows):
             gone[name] = [key for key, record in rows.items() if record is None]
-    parts = f',"put":{{{",".join(puts)}}}' if puts else ""
+    # Where every row is only put, others need not parse the line to find it.
+    parts = f',"rows":[{",".join(places)}]' if puts and not gone else ""
+    if puts:
+        parts += f',"put":{{{",".join(puts)}}}'
     if gone:
         parts += f',"del":{encode(gone)}'
     if layer.ledger:

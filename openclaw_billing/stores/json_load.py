@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,9 @@ from openclaw_billing.stores.journal_files import (
     closed_segments,
     segment_name,
 )
+from openclaw_billing.stores.packing import pack
 from openclaw_billing.stores.schema import TABLES
-from openclaw_billing.stores.tables import Base
+from openclaw_billing.stores.tables import Base, Layer
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +65,30 @@ class Loaded:
     """The last line belongs to a batch of which more lines were to come."""
 
 
-def apply(base: Base, line: dict[str, Any]) -> None:
+def apply(base: Base, line: Line) -> None:
     """Make a line's rows the base's."""
-    for name, rows in line.get("put", {}).items():
-        table, spec = base.tables[name], TABLES[name]
-        for row in rows:
-            table.replace(row[spec.primary_key], from_row(spec.record, row))
-    for name, keys in line.get("del", {}).items():
-        for key in keys:
-            base.tables[name].replace(key, None)
+    layer = Layer()
+    gather(line, layer)
+    layer.publish(base)
+
+
+def gather(line: Line, layer: Layer) -> None:
+    """Lay a line's rows over those of the lines before it."""
+    if line.raw:
+        for name, key, values, row in line.rows():
+            spec = TABLES[name]
+            # A version with other indexes wrote it: they must be found anew.
+            fits = len(values) == len(spec.indexes)
+            packed = pack(values, row) if fits else from_row(spec.record, json.loads(row))
+            layer.puts.setdefault(name, {})[key] = packed
+        return
+    for name, rows in line.data.get("put", {}).items():
+        spec = TABLES[name]
+        puts = layer.puts.setdefault(name, {})
+        for record in rows:
+            puts[record[spec.primary_key]] = from_row(spec.record, record)
+    for name, keys in line.data.get("del", {}).items():
+        layer.puts.setdefault(TABLES[name].name, {}).update(dict.fromkeys(keys))
 
 
 def load(directory: Directory, chain: Chain, *, believe_checkpoint: bool = True) -> Loaded:
@@ -209,7 +226,7 @@ def _read_segment(
     good = offset
     for line in reader.lines(rest, offset):
         good = line.end
-        take(line, loaded, reader.path)
+        take([line], loaded, reader.path)
     tail = reader.tail(rest, offset, good)
     loaded.size = tail.end
     if segment != active:
@@ -221,21 +238,29 @@ def _read_segment(
     mend(directory, reader, tail, rest[tail.end - offset :], loaded)
 
 
-def take(line: Line, loaded: Loaded, path: str) -> None:
-    """Apply one line and note what it says about the files.
+def take(lines: Sequence[Line], loaded: Loaded, path: str) -> None:
+    """Apply lines, all at once for whoever reads, and note what they say about the files.
 
     Raises:
-        CorruptStore: its sum is right, but it holds records that this version does not know.
+        CorruptStore: the sum of one is right, but it holds records that this version does not know.
     """
+    layer = Layer()
+    for line in lines:
+        try:
+            gather(line, layer)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"it holds a record that cannot be read ({type(error).__name__})"
+            raise CorruptStore(path, reason, offset=line.start, seq=line.seq) from error
+    layer.publish(loaded.base)
+    for line in lines:
+        _note(line, loaded)
+
+
+def _note(line: Line, loaded: Loaded) -> None:
     data = line.data
-    try:
-        apply(loaded.base, data)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"it holds a record that cannot be read ({type(error).__name__})"
-        raise CorruptStore(path, reason, offset=line.start, seq=line.seq) from error
     loaded.seq, loaded.head, loaded.batch = line.seq, line.sum, data["batch"][0]
     # An operation may be called "closed" too, but it changes something.
-    loaded.closed = data["op"] == "closed" and not data.keys() & {"put", "del", "ledger", "audit"}
+    loaded.closed = data["op"] == "closed" and not data.keys() & {"rows", "put", "del", "ledger", "audit"}
     loaded.unfinished = not line.ends_batch
     if (mark := data.get("mark")) is not None:
         loaded.marks.append(mark)
@@ -263,7 +288,7 @@ def mend(directory: Directory, reader: Reader, tail: Tail, rest: bytes, loaded: 
             os.pwrite(fd, whole, tail.end)
             os.ftruncate(fd, tail.end + len(whole))
             for line in reader.lines(whole, tail.end):
-                take(line, loaded, reader.path)
+                take([line], loaded, reader.path)
                 loaded.size = line.end
         os.fsync(fd)
     finally:
@@ -297,5 +322,5 @@ def replay(directory: Directory, chain: Chain, seq: int) -> Base:
         for line in reader.lines(directory.read(name, links_max=64), 0):
             if line.seq > seq:
                 return base
-            apply(base, line.data)
+            apply(base, line)
     return base

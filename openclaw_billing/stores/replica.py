@@ -29,6 +29,7 @@ class Replica:
 
     def __init__(self, directory: Directory, chain: Chain) -> None:
         self._directory, self._chain = directory, chain
+        self._path = str(directory.path / JOURNAL)
         self.end = JournalEnd(directory)
         self.loaded = Loaded()
         self.state = threading.RLock()
@@ -80,9 +81,8 @@ class Replica:
             self._directory.forget_pages(JOURNAL)
             loaded = load(self._directory, self._chain)
             if loaded.seq < self._proven_seq:
-                path = str(self._directory.path / JOURNAL)
                 raise CorruptStore(
-                    path, "ends before entries that were durable", offset=loaded.size, seq=loaded.seq
+                    self._path, "ends before entries that were durable", offset=loaded.size, seq=loaded.seq
                 )
             self.end.open(loaded.size)
             self.loaded = loaded
@@ -173,7 +173,7 @@ class Replica:
 
     def _follow(self) -> None:
         end, loaded = self.end, self.loaded
-        path = str(self._directory.path / JOURNAL)
+        path = self._path
         ours = end.ends_with(loaded.head)
         if (
             ours
@@ -210,22 +210,25 @@ class Replica:
         data, start = self.end.beyond(), self.end.size
         good = start
         pending: list[Line] = []
-        for line in self._reader().lines(data, start):
+        for line in self._reader(sparing=True).lines(data, start):
             good = line.end
             pending.append(line)
-            if whole_batches and not line.ends_batch:
-                continue
+            if line.ends_batch:
+                self._take(pending)
+                pending.clear()
+        if not whole_batches:
             self._take(pending)
-            pending.clear()
         # A line without its end is being written; one with its end that does not fit is something else.
         return b"\n" not in data[good - start :]
 
     def _take(self, lines: list[Line]) -> None:
-        self.end.unproven = True
-        for line in lines:
-            take(line, self.loaded, str(self._directory.path / JOURNAL))
-            self.bytes_behind += line.end - self.end.size
-            self.end.size = line.end
+        if not lines:
+            return
+        end = self.end
+        end.unproven = True
+        take(lines, self.loaded, self._path)
+        self.bytes_behind += lines[-1].end - end.size
+        end.size = lines[-1].end
         self.changed_at = time.monotonic()
 
     def _open_next(self) -> None:
@@ -264,15 +267,16 @@ class Replica:
             self._directory.sync()
             self._names_proven = True
 
-    def _reader(self) -> Reader:
+    def _reader(self, *, sparing: bool = False) -> Reader:
         loaded = self.loaded
         return Reader(
-            str(self._directory.path / JOURNAL),
+            self._path,
             self._chain,
             seq=loaded.seq,
             head=loaded.head,
             batch=loaded.batch,
             unfinished=loaded.unfinished,
+            sparing=sparing,
         )
 
     def forget_threads(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from openclaw_billing.contracts import Duplicate, Page, Query
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.packing import row_of, values_of
 from openclaw_billing.stores.schema import TABLES, TableSpec
 
 R = TypeVar("R")
@@ -29,6 +30,7 @@ class BaseTable(Generic[R]):
         self.guard = guard
         self.rows: dict[str, R | bytes] = {}
         self.indexes: dict[str, dict[str, str | dict[str, None]]] = {name: {} for name in spec.indexes}
+        self._value_of = tuple(spec.indexes.values())
 
     def get(self, key: str) -> R | None:
         row = self.rows.get(key)
@@ -64,35 +66,35 @@ class BaseTable(Generic[R]):
             if value:
                 self._index(name, value, key)
 
-    def replace(self, key: str, record: R | None) -> None:
-        """Put the record there, or take what is there away."""
-        self.replace_all({key: record})
-
-    def replace_all(self, rows: dict[str, R | None]) -> None:
-        """The same for each of them."""
+    def replace_all(self, rows: Mapping[str, R | bytes | None]) -> None:
+        """Put each row there, packed or not; None takes what is there away."""
         if self.indexes:
-            for key, record in rows.items():
-                self._reindex(key, record)
+            for key, row in rows.items():
+                self._reindex(key, row)
         with self.guard:
             mine = self.rows
-            for key, record in rows.items():
-                if record is None:
+            for key, row in rows.items():
+                if row is None:
                     mine.pop(key, None)
                 else:
-                    mine[key] = record
+                    mine[key] = row
 
-    def _reindex(self, key: str, record: R | None) -> None:
-        before = self.get(key)
-        for name, value_of in self.spec.indexes.items():
-            old = None if before is None else value_of(before)
-            new = None if record is None else value_of(record)
+    def _reindex(self, key: str, row: R | bytes | None) -> None:
+        before = self._values(self.rows.get(key))
+        for name, old, new in zip(self.indexes, before, self._values(row), strict=True):
             if old != new:
                 self._move(name, key, old, new)
 
+    def _values(self, row: R | bytes | None) -> list[str | None]:
+        if row is None:
+            return [None] * len(self.indexes)
+        if type(row) is bytes:
+            return values_of(row, len(self.indexes))
+        return [value_of(row) for value_of in self._value_of]
+
     def unpacked(self, packed: bytes) -> R:
         """The record that was loaded as these bytes."""
-        text = packed.split(b"\t", len(self.indexes))[-1]
-        record: R = from_row(self.spec.record, json.loads(text))
+        record: R = from_row(self.spec.record, json.loads(row_of(packed, len(self.indexes))))
         return record
 
     def pack(self, key: str, record: R, packed: bytes) -> None:
@@ -200,7 +202,7 @@ class Base:
 
 
 class Layer:
-    """Changes laid over a base, or over another layer: `puts[table][key]` is a record, or None where deleted."""
+    """Changes laid over a base, or over another layer: `puts[table][key]` is a record, packed or not, or None where deleted."""
 
     __slots__ = ("audit", "claims", "ledger", "puts", "wrote")
 
