@@ -190,7 +190,9 @@ def check_crash_points(shop: Shop, call: str) -> int:
 
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not installed")
-@pytest.mark.parametrize(("call", "points"), [("linkat", 3), ("renameat", 9)])
+@pytest.mark.parametrize(
+    ("call", "points"), [("linkat", 3), pytest.param("renameat", 9, marks=pytest.mark.slow)]
+)
 def test_a_crash_at_each_step_of_a_rotation_leaves_every_answer(shop: Shop, call: str, points: int) -> None:
     assert check_crash_points(shop, call) >= points
 
