@@ -105,6 +105,9 @@ MEASURES: tuple[Measure, ...] = (
     Measure("ours: good key, 100,000 clients", "us", ours.authenticate(100_000)),
     Measure("ours: bad key, 100,000 clients", "us", ours.bad_key(100_000)),
     Measure("ours: rate check, 1,000 clients", "us", ours.rate_check(1_000)),
+    Measure("ours: guard, public path", "us", ours.guard(admitted=False)),
+    Measure("ours: guard, admin's token", "us", ours.guard(admitted=True)),
+    Measure("ours: kept after a charge", "bytes", ours.allocated),
     Measure("ours: open 100,000 clients", "ms", ours.load_time),
     Measure("ours: memory, 100,000 clients", "bytes a client", ours.memory),
 )

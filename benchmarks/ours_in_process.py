@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
+
+from fastapi import FastAPI
 
 from benchmarks.subjects.ours import make_clients
 from openclaw_billing import ledger
@@ -17,6 +22,7 @@ from openclaw_billing.records import Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
 from openclaw_billing.web.auth import key_of
+from openclaw_billing.web.guard import Guard
 
 TOKEN = "0" * 64
 MANY = 100_000
@@ -91,6 +97,61 @@ def batch_of_charges(folder: Path) -> list[float]:
         assert len(done) == BATCH
     runtime.close()
     return samples
+
+
+def guard(*, admitted: bool) -> Callable[[Path], list[float]]:
+    """Microseconds that the guard adds to a host's own path, with the admin's token or as a public one."""
+
+    def measured(folder: Path) -> list[float]:
+        runtime = _runtime(folder)
+        host = FastAPI()
+        host.get("/metrics")(lambda: None)
+        host.get("/reports")(lambda: None)
+
+        async def nothing(*_: object) -> Any:
+            return None
+
+        guarded = Guard(nothing, runtime=runtime, app_of_routes=host, public={"/metrics"})
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/reports" if admitted else "/metrics",
+            "headers": [(b"host", b"gateway"), (b"x-auth-token", TOKEN.encode())],
+            "client": ("127.0.0.1", 1),
+        }
+
+        async def ask() -> list[float]:
+            samples = []
+            for _ in range(LOOKUPS // 100):
+                began = perf_counter()
+                for _ in range(100):
+                    await guarded(scope, nothing, nothing)
+                samples.append((perf_counter() - began) / 100 * 1e6)
+            return samples
+
+        samples = asyncio.run(ask())
+        runtime.close()
+        return samples
+
+    return measured
+
+
+def allocated(folder: Path) -> list[float]:
+    """Bytes that a charge leaves in memory, before a snapshot has packed them."""
+    make_clients(folder / "data", 1_000)
+    runtime = _runtime(folder)
+    for number in range(2_000):
+        runtime.write_and_wait(ledger.charge, f"client-{number % 1_000}", job_id=f"first-{number}")
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(CHARGES):
+        runtime.write_and_wait(ledger.charge, f"client-{number}", job_id=f"then-{number}")
+    gc.collect()
+    left = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    runtime.close()
+    return [left / CHARGES]
 
 
 def load_time(folder: Path) -> list[float]:
