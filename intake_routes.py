@@ -22,6 +22,7 @@ from openclaw_billing.web.admin_jobs import job_list
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
 from openclaw_billing.web.direct import DirectRoute
 from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, asked_of, change
+from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import (
     Description,
@@ -154,7 +155,7 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         client: Client = Depends(client_key),
     ) -> JobList:
         """Newest first, as far back as your plan's history reaches."""
-        account = runtime.view.accounts.get(client.client_id)
+        account = await look(runtime, lambda: runtime.view.accounts.get(client.client_id))
         assert account is not None
         reach = jobs.visible_since(plans.plan_of(account.plan_id), runtime.now())
         bounds = [moment for moment in (reach, since) if moment is not None]
@@ -167,7 +168,7 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
     @router.get("/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs")
     async def get_job(job_id: str, client: Client = Depends(client_key)) -> JobView:
         """Another client's job is not there."""
-        job = runtime.view.jobs.get(job_id)
+        job = await look(runtime, lambda: runtime.view.jobs.get(job_id))
         if job is None or job.client_id != client.client_id:
             raise NotFound("Job")
         return JobView.of(job)

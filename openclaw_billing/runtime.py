@@ -257,7 +257,8 @@ class Runtime:
     def _make_store(self) -> Store:
         settings = self.settings
         if settings.database_url is not None:
-            return PostgresStore(settings.database_url.get_secret_value(), observer=self._observer)
+            url, away = settings.database_url.get_secret_value(), settings.keys_seconds_without_database
+            return PostgresStore(url, observer=self._observer, keys_seconds_away=away)
         chain_key = settings.chain_key
         return JsonStore(
             settings.data_dir,

@@ -86,6 +86,13 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = _setting(
         "OPENCLAW_DATABASE_URL", None, "A postgresql:// address, to keep everything in PostgreSQL instead."
     )
+    keys_seconds_without_database: int = _setting(
+        "OPENCLAW_KEYS_SECONDS_WITHOUT_DATABASE",
+        0,
+        "How long a good key is believed while PostgreSQL is away; 0 is its one second and no longer.",
+        ge=0,
+        le=3600,
+    )
     redis_url: SecretStr | None = _setting(
         "OPENCLAW_REDIS_URL", None, "A redis:// address, to share rate limits between machines."
     )

@@ -23,7 +23,7 @@ from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.memory import observed
 from openclaw_billing.stores.postgres_batch import Appeared, InDoubt, Run, Wish, announced
-from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line
+from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line, unanswered
 from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql
 from openclaw_billing.stores.postgres_view import Kept, PostgresView, history_page
@@ -53,12 +53,15 @@ class RecordRefused(Exception):
 class PostgresStore(GroupCommit):
     """See `contracts.Store`."""
 
-    def __init__(self, url: str, *, observer: StoreObserver | None = None) -> None:
+    def __init__(
+        self, url: str, *, observer: StoreObserver | None = None, keys_seconds_away: float = 0.0
+    ) -> None:
+        """`keys_seconds_away`: how old a key may be that is believed while the database is away."""
         super().__init__()
         driver()
         self.url = url
         self._observer = observer
-        self._kept = Kept()
+        self._kept = Kept(keys_seconds_away)
         self._line = Line(url, self._kept.hear)
         self.view = PostgresView(self._line, self._kept)
         self._version = self._folding = ""
@@ -173,6 +176,8 @@ class PostgresStore(GroupCommit):
         Raises:
             StorageUnavailable: none can.
         """
+        if isinstance(error, unanswered()):
+            self._line.lose(first_line(error))
         lost = connection.closed
         if not lost:
             with contextlib.suppress(driver().Error):
@@ -208,7 +213,13 @@ class PostgresStore(GroupCommit):
             return []
 
     def _refuse(self, tickets: list[Ticket], reason: str) -> None:
-        log.error("A batch of %d was refused: %s", len(tickets), reason)
+        # That the database is away was said when it went; one line for each caller since would bury it.
+        log.log(
+            logging.DEBUG if self._line.away else logging.ERROR,
+            "A batch of %d was refused: %s",
+            len(tickets),
+            reason,
+        )
         for ticket in tickets:
             ticket.answer, ticket.error = None, StorageUnavailable()
         if self._observer is not None:
@@ -223,6 +234,10 @@ class PostgresStore(GroupCommit):
             StorageUnavailable: the database stays away. It is asked again before the next batch.
         """
         deadline = time.monotonic() + DOUBT_SECONDS_MAX
+        if isinstance(doubt.__cause__, unanswered()):
+            # They have waited already.
+            self._line.lose(first_line(doubt.__cause__))
+            deadline = 0.0
         while time.monotonic() < deadline:
             try:
                 with connect(self.url) as connection:
@@ -257,7 +272,7 @@ class PostgresStore(GroupCommit):
 
     def after_fork_in_child(self) -> None:
         """The connections and threads are the parent's."""
-        inherited, self._kept = self._line, Kept()
+        inherited, self._kept = self._line, Kept(self._kept.away_seconds_max)
         # Kept alive: what closes it here would close it there.
         _INHERITED.append(inherited)
         self.forget_threads()

@@ -100,12 +100,22 @@ def _connection_class() -> Any:
                     seen = poll.poll(max(0, int((deadline - time.monotonic()) * 1000)))
                     if not seen:
                         self.pgconn.finish()
-                        raise psycopg.OperationalError("no answer came in time")
+                        raise unanswered()("no answer came in time")
                     wanted = gen.send(_ready(seen[0][1]))
             except StopIteration as end:
                 return end.value
 
     return Bounded
+
+
+@cache
+def unanswered() -> Any:
+    """The error of a connection on which no answer came."""
+
+    class Unanswered(driver().OperationalError):  # type: ignore[misc]
+        """We hung up on a server that said nothing."""
+
+    return Unanswered
 
 
 _EVENTS = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}
@@ -177,7 +187,7 @@ class Line:
         try:
             return connect(self.url)
         except driver().Error as error:
-            self._lose(first_line(error))
+            self.lose(first_line(error))
             raise StorageUnavailable from error
 
     def read(self, sql: str, values: Mapping[str, object]) -> list[Any]:
@@ -195,16 +205,24 @@ class Line:
                 with readers.connection() as connection:
                     rows: list[Any] = connection.execute(sql, values).fetchall()
                     return rows
+            except unanswered() as error:
+                # The next who ask shall not wait as long: the watch finds out whether it was this once.
+                self.lose(first_line(error))
+                raise StorageUnavailable from error
             except psycopg.Error as error:
                 # A connection that was lost while it rested is no reason yet to refuse.
                 if connection is None or not connection.closed or attempt:
                     raise StorageUnavailable from error
         raise AssertionError
 
-    def _lose(self, reason: str) -> None:
-        if not self.away:
-            log.error("The database is away: %s", reason)
-            self.away = reason
+    def lose(self, reason: str) -> None:
+        """From now on nobody waits for the database, and who waits already is refused; only the watch tries."""
+        if self.away:
+            return
+        log.error("The database is away: %s", reason)
+        self.away = reason
+        if (readers := self._readers) is not None:
+            readers.close(timeout=0)
 
     def _new_pool(self) -> Any:
         import psycopg_pool
@@ -233,7 +251,7 @@ class Line:
                 self._ping(connection)
                 self._listen(connection)
             except driver().Error as error:
-                self._lose(first_line(error))
+                self.lose(first_line(error))
                 if connection is not None:
                     connection.close()
                 connection = None
@@ -244,7 +262,7 @@ class Line:
     def _ping(self, connection: Any) -> None:
         standby = connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
         if standby:
-            self._lose("the database is a standby, which only reads")
+            self.lose("the database is a standby, which only reads")
         elif self.away and not self._ended.is_set():
             # The pool would sit out its own back-off before it tries again.
             readers, self._readers = self._readers, self._new_pool()

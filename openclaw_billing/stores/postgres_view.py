@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from openclaw_billing.contracts import E, HistoryPage, HistoryQuery, Page, Query
+from openclaw_billing.errors import StorageUnavailable
 from openclaw_billing.stores.postgres_batch import ANNOUNCED, EVERYTHING, keepable
 from openclaw_billing.stores.postgres_line import Line
 from openclaw_billing.stores.postgres_sql import columns_of, filled, quoted_name, record_of, sql, unpacked
@@ -29,7 +30,9 @@ WALKED_AT_ONCE = 5_000
 class Kept:
     """Rows of a few tables, none older than a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, away_seconds_max: float = 0.0) -> None:
+        self.away_seconds_max = away_seconds_max
+        """How old a row may be that is believed because the database does not answer."""
         self._rows: dict[tuple[str, str], tuple[float, Any]] = {}
         self._guard = threading.Lock()
         self._changes = 0
@@ -37,6 +40,13 @@ class Kept:
     def get(self, name: str, key: str) -> Any:
         found = self._rows.get((name, key))
         if found is None or time.monotonic() - found[0] > AGE_SECONDS_MAX:
+            return None
+        return found[1]
+
+    def believed(self, name: str, key: str) -> Any:
+        """The row while the database is away."""
+        found = self._rows.get((name, key))
+        if found is None or time.monotonic() - found[0] > self.away_seconds_max:
             return None
         return found[1]
 
@@ -86,7 +96,13 @@ class ViewTable(Generic[R]):
         found: R | None = self._kept.get(name, key)
         if found is None:
             changes, read_at = self._kept.changes(), time.monotonic()
-            found = self._read_one(key)
+            try:
+                found = self._read_one(key)
+            except StorageUnavailable:
+                found = self._kept.believed(name, key)
+                if found is None:
+                    raise
+                return found
             if found is not None:
                 self._kept.keep(name, key, found, read_at, changes)
         return found
@@ -155,11 +171,16 @@ class PostgresView:
     """See `contracts.View`."""
 
     def __init__(self, line: Line, kept: Kept) -> None:
+        self._line, self._kept = line, kept
         self.tables: dict[str, ViewTable[Any]] = {
             name: ViewTable(spec, line, kept) for name, spec in TABLES.items()
         }
         for name, table in self.tables.items():
             setattr(self, name, table)
+
+    def at_hand(self, digests: list[str]) -> bool:
+        """Whether nobody waits for the database who asks for the key with one of these digests."""
+        return bool(self._line.away) or any(self._kept.get("keys", each) for each in digests)
 
     def fold_with(self, collation: str) -> None:
         """Compare searched text as this collation folds it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
@@ -16,6 +17,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import ClientKey, actor_of
 from openclaw_billing.web.cursors import decode_position, encode_position
 from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Line, Moment
 from openclaw_billing.web.route import BillingRoute
@@ -73,11 +75,14 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
     @router.get("/api/billing/usage", operation_id="getUsage", summary="Where you stand in this cycle")
     async def get_usage(client: Client = Depends(client_key)) -> UsageView:
         """Credits left, the cycle's edges, and what your jobs have cost."""
-        now = runtime.now()
-        limits = runtime.limits
-        rate = None if limits.clients is None else limits.rates.of(client, runtime.view)
-        known = subscriptions.find(runtime.view, client.client_id, runtime.settings.billing_mode)
-        return UsageView.of(client, usage.standing(runtime.view, client.client_id, now), rate, now, known)
+
+        def standing() -> UsageView:
+            now, view, limits = runtime.now(), runtime.view, runtime.limits
+            rate = None if limits.clients is None else limits.rates.of(client, view)
+            known = subscriptions.find(view, client.client_id, runtime.settings.billing_mode)
+            return UsageView.of(client, usage.standing(view, client.client_id, now), rate, now, known)
+
+        return await look(runtime, standing)
 
     @router.get("/api/billing/ledger", operation_id="listOwnLedger", summary="What happened to your credits")
     async def list_own_ledger(
@@ -97,7 +102,7 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
     @router.get("/api/billing/keys", operation_id="listOwnKeys", summary="Your keys")
     async def list_own_keys(client: Client = Depends(client_key)) -> KeyList:
         """Your keys by what may be shown of them, newest first; the secrets are stored nowhere."""
-        return key_list(runtime, client.client_id)
+        return await look(runtime, partial(key_list, runtime, client.client_id))
 
     @router.post(
         "/api/billing/keys", operation_id="createOwnKey", status_code=201, summary="Make another key"

@@ -11,8 +11,10 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,27 @@ class Server:
 
     def stop(self, how: str = "immediate") -> None:
         self._run("pg_ctl", "-D", self.data, "-m", how, "-w", "stop")
+
+    @property
+    def processes(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def signal(self, number: signal.Signals) -> None:
+        """To every process of it at once, as to a machine that stands still."""
+        for each in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
+
+    def kill(self) -> None:
+        """As a machine dies."""
+        processes = self.processes
+        self.signal(signal.SIGKILL)
+        while any(map(_runs, processes)):
+            time.sleep(0.01)
+        # Where nobody waits for a dead process, the next server would take it for a living one.
+        for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self.data / name).unlink(missing_ok=True)
 
     def make(self) -> None:
         if self._as:
@@ -145,14 +168,26 @@ def schema(url: str, *, migrated: bool = True) -> Iterator[str]:
 
     name = f"test_{secrets.token_hex(6)}"
     inside = f"{url}{'&' if '?' in url else '?'}options={quote(f'-csearch_path={name}')}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-        try:
-            if migrated:
-                upgrade(inside)
-            yield inside
-        finally:
-            connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+    def tell(sql: str) -> None:
+        # Each time anew: the server may have been killed meanwhile.
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(sql)
+
+    tell(f"CREATE SCHEMA {name}")
+    try:
+        if migrated:
+            upgrade(inside)
+        yield inside
+    finally:
+        tell(f"DROP SCHEMA {name} CASCADE")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def drop_foreign_keys(url: str) -> None:
