@@ -58,7 +58,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure("R8", "one grant a cycle: 16 processes, clocks jump ± 400 d", shared.jumping_clocks),
     Figure("R9", "100,000 clients and 1 M entries load in 5 s; a restore is exact", durable.loading),
     Figure(
-        "R10", "PostgreSQL cut off and back: 0 lost", by_tests("tests/stores/test_postgres.py", slow=True)
+        "R10",
+        "PostgreSQL cut off and back: 0 lost",
+        by_tests("tests/stores/test_postgres.py", "tests/stores/test_postgres_gateway.py", slow=True),
     ),
     Figure(
         "R11",
