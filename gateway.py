@@ -11,10 +11,12 @@ import contextlib
 import gc
 import inspect
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,6 +31,7 @@ import intake_routes
 from openclaw_billing import inbox, logs, replies
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.metrics import STORE_WRITABLE
+from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.guard import Guard
@@ -98,11 +101,18 @@ async def _keeping_house(_: FastAPI, ending: Ending) -> AsyncIterator[None]:
 async def _forget_what_is_old() -> None:
     """Answers under an Idempotency-Key are kept for a day, settled Stripe events for forty."""
     while True:
-        await asyncio.sleep(FORGET_SECONDS)
+        # Not at the same moment as every other gateway that was begun with this one.
+        await asyncio.sleep(FORGET_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         with contextlib.suppress(StorageUnavailable):
-            for forget in (replies.forget_old, inbox.forget_old):
-                while await client_auth.runtime.write(forget):
-                    await asyncio.sleep(0)
+            await forget_what_is_old(client_auth.runtime)
+
+
+async def forget_what_is_old(runtime: Runtime) -> None:
+    """Look for what may go by reading, some at a time, and then let go of it."""
+    for old, forget in ((replies.old, replies.forget), (inbox.old, inbox.forget)):
+        while ids := await runtime.read(partial(old, runtime.view, now=runtime.now())):
+            if not await runtime.write(forget, ids):
+                break
 
 
 def _add_own_routes(app: FastAPI) -> None:
@@ -126,10 +136,23 @@ def _add_own_routes(app: FastAPI) -> None:
 
 def _metrics() -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        _forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
     return generate_latest()
+
+
+def _forget_dead_workers(directory: Path) -> None:
+    """What a worker that died said of itself last would be told for ever."""
+    for path in directory.glob("gauge_live*.db"):
+        pid = path.stem.rpartition("_")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            continue  # It lives, and is somebody else's.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -45,6 +45,7 @@ class Query:
 
     `equals` names fields and the values they must have, `text` is looked for, without regard to case,
     in `text_fields`. `after` is the (created_at, primary key) of the last row of the page before.
+    `within` is an index and the value in it of the only rows that are looked at.
     """
 
     equals: Mapping[str, str | bool | None] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Query:
     until: datetime | None = None
     after: tuple[datetime, str] | None = None
     limit: int = 100
+    within: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

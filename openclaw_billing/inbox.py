@@ -6,7 +6,7 @@ it brings about and its mark here are one change, so a process that dies between
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -32,6 +32,7 @@ PAUSES = (
 )
 AWAY_MAX = timedelta(days=3)
 LIFE = timedelta(days=40)
+SETTLED = (InboxStatus.APPLIED, InboxStatus.IGNORED)
 FORGOTTEN_MAX = 1000
 REASON_MAX = 200
 
@@ -249,17 +250,24 @@ def backlog(view: View, mode: str) -> Backlog:
     )
 
 
-def forget_old(tx: Transaction, *, now: datetime, limit: int = FORGOTTEN_MAX) -> int:
-    """Drop events that were settled over forty days ago; their effects are remembered for ever elsewhere."""
-    settled = (InboxStatus.APPLIED, InboxStatus.IGNORED)
-    old = [
-        event.event_id
-        for event in tx.stripe_events.page(Query(until=now - LIFE, limit=limit)).rows
-        if event.status in settled
-    ]
-    for event_id in old:
-        tx.stripe_events.delete(event_id)
-    return len(old)
+def old(view: View, *, now: datetime, limit: int = FORGOTTEN_MAX) -> list[str]:
+    """The ids of some events that came over forty days ago and are settled. Reading holds up nobody."""
+    found: list[str] = []
+    for status in SETTLED:
+        query = Query(equals={"status": status}, until=now - LIFE, limit=limit)
+        found += [event.event_id for event in view.stripe_events.page(query).rows]
+    return found
+
+
+def forget(tx: Transaction, event_ids: Sequence[str], *, now: datetime) -> int:
+    """Drop those of them that are settled and old; how many went. Their effects are remembered elsewhere."""
+    gone = 0
+    for event_id in event_ids:
+        event = tx.stripe_events.get(event_id)
+        if event is not None and event.status in SETTLED and event.created_at < now - LIFE:
+            tx.stripe_events.delete(event_id)
+            gone += 1
+    return gone
 
 
 def _known(tx: Transaction, event_id: str) -> StripeEvent:

@@ -33,13 +33,13 @@ _batch_size = Histogram(
 )
 _store_errors = Counter("openclaw_billing_store_errors_total", "Batches that could not be made durable")
 STORE_WRITABLE = Gauge(
-    "openclaw_billing_store_writable", "1 while changes can be made", multiprocess_mode="min"
+    "openclaw_billing_store_writable", "1 while changes can be made", multiprocess_mode="livemin"
 )
 _stripe_calls = Counter(
     "openclaw_billing_stripe_calls_total", "Calls to Stripe, by endpoint and outcome", ["endpoint", "outcome"]
 )
 _stripe_breaker = Gauge(
-    "openclaw_billing_stripe_breaker_open", "1 while Stripe is not asked", multiprocess_mode="max"
+    "openclaw_billing_stripe_breaker_open", "1 while Stripe is not asked", multiprocess_mode="livemax"
 )
 
 
@@ -108,15 +108,17 @@ _stripe_events = Counter(
     "openclaw_billing_stripe_events_total", "Stripe events, by what became of them", ["outcome"]
 )
 _stripe_waiting = Gauge(
-    "openclaw_billing_stripe_inbox_waiting", "Stripe events not applied yet", multiprocess_mode="max"
+    "openclaw_billing_stripe_inbox_waiting", "Stripe events not applied yet", multiprocess_mode="livemax"
 )
 _stripe_lag = Gauge(
     "openclaw_billing_stripe_inbox_lag_seconds",
     "Age of the oldest event not applied yet",
-    multiprocess_mode="max",
+    multiprocess_mode="livemax",
 )
 _stripe_silence = Gauge(
-    "openclaw_billing_stripe_last_event_seconds", "Seconds since an event was stored", multiprocess_mode="min"
+    "openclaw_billing_stripe_last_event_seconds",
+    "Seconds since an event was stored",
+    multiprocess_mode="livemin",
 )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from openclaw_billing.contracts import Transaction
+from openclaw_billing.contracts import Query, Transaction, View
 from openclaw_billing.errors import IdMismatch
 from openclaw_billing.records import Spent
 
 LIFE = timedelta(hours=24)
+MOMENT = timedelta(microseconds=1)
 FORGOTTEN_MAX = 1000
 """How many replies one operation forgets, so that it stays short."""
 
@@ -77,9 +78,19 @@ def once(
     return Reply(body)
 
 
-def forget_old(tx: Transaction, *, now: datetime, limit: int = FORGOTTEN_MAX) -> int:
-    """Drop replies older than a day; how many went. What they did stays in the ledger for ever."""
-    old = [spent for spent in tx.spent.by("forgettable", "yes") if now - spent.created_at >= LIFE]
-    for spent in old[:limit]:
-        tx.spent.delete(spent.spent_id)
-    return min(len(old), limit)
+def old(view: View, *, now: datetime, limit: int = FORGOTTEN_MAX) -> list[str]:
+    """The ids of some replies older than a day. Looked for by reading, which holds up nobody."""
+    until = now - LIFE + MOMENT
+    page = view.spent.page(Query(within=("forgettable", "yes"), until=until, limit=limit))
+    return [spent.spent_id for spent in page.rows]
+
+
+def forget(tx: Transaction, spent_ids: Sequence[str], *, now: datetime) -> int:
+    """Drop those of them that are older than a day; how many went. What they did stays in the ledger for ever."""
+    gone = 0
+    for spent_id in spent_ids:
+        spent = tx.spent.get(spent_id)
+        if spent is not None and not spent.keep and now - spent.created_at >= LIFE:
+            tx.spent.delete(spent_id)
+            gone += 1
+    return gone

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 
 from openclaw_billing import inbox, outbox
 from openclaw_billing.effects import Effects
@@ -94,11 +95,12 @@ class Worker:
                 break
             done += len(events) + len(calls)
             await asyncio.gather(*map(self._handle, events), *map(self._call, calls))
-        self._show_backlog()
+        await self._show_backlog()
         return done
 
-    def _show_backlog(self) -> None:
-        state, now = inbox.backlog(self._runtime.view, self._account.mode), self._runtime.now()
+    async def _show_backlog(self) -> None:
+        view, now = self._runtime.view, self._runtime.now()
+        state = await self._runtime.read(partial(inbox.backlog, view, self._account.mode))
         self._runtime.stripe_observer.backlog(
             state.waiting,
             0.0 if state.oldest is None else (now - state.oldest).total_seconds(),
@@ -110,9 +112,9 @@ class Worker:
         events: list[StripeEvent] = []
         calls: list[StripeCall] = []
         # Looking costs nothing; claiming is a change, made only where there is something.
-        if view.stripe_events.by("due", "yes"):
+        if await self._runtime.read(partial(view.stripe_events.by, "due", "yes")):
             events = await self._runtime.write(inbox.claim, mode, self._lease)
-        if view.stripe_calls.by("undone", "yes"):
+        if await self._runtime.read(partial(view.stripe_calls.by, "undone", "yes")):
             calls = await self._runtime.write(outbox.claim, mode, self._lease)
         return events, calls
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import gateway
 from openclaw_billing.records import EntryKind
 from openclaw_billing.settings import load_settings
 from openclaw_billing.web.paths import routes_of
-from tests.served import served
+from tests.served import ROOT, clean_environment, served
 
 TOKEN = "0123456789abcdef" * 4
 ADMIN = {"X-Auth-Token": TOKEN}
@@ -161,6 +163,23 @@ async def test_a_store_that_cannot_be_written_is_told(
     found = await grown()
     assert found["store_errors_total", ""] == 1
     assert counts_in((await http.get("/metrics")).text)["store_writable", ""] == 1
+
+
+async def test_what_a_dead_worker_said_of_itself_is_told_no_more(
+    http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = """
+import os
+from openclaw_billing.metrics import REQUESTS, STORE_WRITABLE
+STORE_WRITABLE.set(0)
+REQUESTS.labels("submitJob", "200").inc(3)
+"""
+    environment = clean_environment(PROMETHEUS_MULTIPROC_DIR=str(tmp_path), PYTHONPATH=str(ROOT))
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", said], env=environment, check=True)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    found = counts_in((await http.get("/metrics")).text)
+    assert ("store_writable", "") not in found
+    assert found["requests_total", 'operation="submitJob",status="200"'] == 3
 
 
 def test_several_workers_are_added_up(tmp_path: Path) -> None:

@@ -126,10 +126,11 @@ def test_old_replies_are_forgotten_and_what_must_last_is_not(
     clock.advance(hours=24)
     ask(idempotency_key="new")
 
-    def forget(tx: Transaction) -> int:
-        return replies.forget_old(tx, now=clock.now(), limit=10)
+    def forget() -> int:
+        ids = replies.old(store.view, now=clock.now(), limit=10)
+        return store.run(lambda tx: replies.forget(tx, ids, now=clock.now()), "forget")
 
-    assert [store.run(forget, "forget") for _ in range(4)] == [10, 10, 5, 0]
+    assert [forget() for _ in range(4)] == [10, 10, 5, 0]
     assert {each.spent_id for each in store.view.spent} == {
         "adjust:x",
         replace(ASKED, idempotency_key="new").spent_id,
@@ -140,5 +141,7 @@ def test_old_replies_are_forgotten_and_what_must_last_is_not(
 def test_a_reply_a_moment_too_young_is_not_forgotten(ask: Ask, store: Store, clock: ManualClock) -> None:
     ask()
     young = clock.now() + timedelta(hours=24, microseconds=-1)
-    assert store.run(lambda tx: replies.forget_old(tx, now=young), "forget") == 0
+    assert replies.old(store.view, now=young) == []
+    ids = [each.spent_id for each in store.view.spent]
+    assert store.run(lambda tx: replies.forget(tx, ids, now=young), "forget") == 0
     assert ask().replayed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from rich.progress import Progress
 from openclaw_billing import adoption, seed_file
 from openclaw_billing.cli.output import Json, opened, say, show_one
 from openclaw_billing.errors import CorruptStore, StartupError
+from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.stores import backups, mending
 from openclaw_billing.stores.files import Directory
@@ -166,11 +168,14 @@ def doctor() -> None:
     try:
         settings = load_settings()
         found += problems(settings)
-        if settings.data_dir.exists():
+        if settings.data_dir.exists() or settings.database_url is not None:
             with opened() as runtime:
                 health = runtime.store.health()
                 if not health.writable:
                     found.append(f"Changes are refused: {health.reason}")
+                if asyncio.run(_counts_alone(runtime)):
+                    # No fault of the gateway's, which goes on.
+                    say("Redis is away: each gateway lets in its part of the rates.")
     except StartupError as error:
         found.append(str(error))
     for sentence in found:
@@ -196,6 +201,17 @@ def _point(text: str) -> int | datetime | None:
     except ValueError as error:
         raise typer.BadParameter("must be an entry's number or a moment", param_hint="--to") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+async def _counts_alone(runtime: Runtime) -> bool:
+    """Whether calls are counted without the other machines that they should be counted with."""
+    limits = runtime.limits
+    try:
+        if limits.clients is not None:
+            await limits.clients.take("doctor", ())
+        return limits.degraded
+    finally:
+        await limits.aclose()
 
 
 def _version_problems() -> list[str]:

@@ -24,6 +24,11 @@ class Limits:
     rates: Rates
     unix_seconds: Callable[[], float]
 
+    @property
+    def degraded(self) -> bool:
+        """Whether clients' calls are counted without the other machines."""
+        return isinstance(self.clients, RedisLimiter) and self.clients.degraded
+
     async def aclose(self) -> None:
         if self.clients is not None:
             await self.clients.aclose()

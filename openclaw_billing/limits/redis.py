@@ -52,6 +52,11 @@ class RedisLimiter:
             line = self._lines[loop] = _Line(self._redis, self._url, self._local, self._prefix)
         return await line.take(key, limits)
 
+    @property
+    def degraded(self) -> bool:
+        """Whether Redis was lost when it was asked last."""
+        return any(line.lost for line in list(self._lines.values()))
+
     async def aclose(self) -> None:
         line = self._lines.pop(asyncio.get_running_loop(), None)
         if line is not None:
@@ -81,7 +86,7 @@ class _Line:
         self._no_script = redis.exceptions.NoScriptError
         self._local, self._prefix = local, prefix
         self._gateway_id = local.gateway_id
-        self._lost = False
+        self.lost = False
         self._waiting: list[_Call] = []
         self._talking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,7 +95,7 @@ class _Line:
         self._begin(self._beat())
 
     async def take(self, key: str, limits: Sequence[Limit]) -> Verdict:
-        if self._lost:
+        if self.lost:
             return self._alone(key, limits)
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         name = key.encode("utf-8", "surrogatepass")
@@ -155,14 +160,14 @@ class _Line:
     def _lose(self, error: BaseException | None, batch: list[_Call]) -> None:
         """Judge what waits without Redis, and all that comes until it is found again."""
         waiting, self._waiting = batch + self._waiting, []
-        if error is not None and not self._lost:
+        if error is not None and not self.lost:
             log.warning(
                 "Redis is lost (%s): each of %d gateways lets in its part of the rates",
                 type(error).__name__,
                 self._local.gateways,
             )
             self._beat_in(RETRY_SECONDS)
-        self._lost = True
+        self.lost = True
         for call in waiting:
             if not call.verdict.done():
                 call.verdict.set_result(self._alone(call.name, call.limits))
@@ -176,12 +181,12 @@ class _Line:
         try:
             arguments: list[int | str] = [self._gateway_id, GATEWAY_US]
             self._local.gateways = await self._run("register", [self._prefix + b"gateways"], arguments)
-            if self._lost:
+            if self.lost:
                 log.warning("Redis is back: %d gateways share the rates", self._local.gateways)
-            self._lost = False
+            self.lost = False
         except self._errors as error:
             self._lose(error, [])
-        self._beat_in(RETRY_SECONDS if self._lost else BEAT_SECONDS)
+        self._beat_in(RETRY_SECONDS if self.lost else BEAT_SECONDS)
 
     def _beat_in(self, seconds: float) -> None:
         if self._next_beat is not None:

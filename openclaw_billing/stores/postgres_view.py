@@ -153,6 +153,10 @@ class ViewTable(Generic[R]):
             values[f"equals_{place}"] = value if isinstance(value, bool) else str(value)
             column = "by_client" if name == "client_id" and "client" in self.spec.indexes else name
             wanted.append(f"{quoted_name(column)} = %(equals_{place})s")
+        if query.within is not None:
+            index, values["within"] = query.within
+            assert index in self.spec.indexes, index
+            wanted.append(f"by_{index} = %(within)s")
         if query.text:
             values["text"] = query.text
             fold = f" COLLATE {self.folding}" if self.folding else ""

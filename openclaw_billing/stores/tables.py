@@ -144,6 +144,7 @@ def page_of(rows: Any, query: Query, spec: TableSpec) -> Page[Any]:
     """The page that `query` asks for, from rows that can be walked and looked up by index."""
     owner = query.equals.get("client_id")
     walk = rows.by("client", owner) if isinstance(owner, str) and "client" in spec.indexes else rows
+    walk = walk if query.within is None else rows.by(*query.within)
     wanted = [row for row in walk if _matches(row, query, spec)]
     wanted.sort(key=lambda row: (getattr(row, spec.newest_by), spec.key_of(row)), reverse=True)
     total = len(wanted)

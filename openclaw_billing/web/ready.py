@@ -34,6 +34,8 @@ def _readiness(runtime: Runtime) -> Readiness:
     warnings = []
     if not runtime.admin_enabled:
         warnings.append("admin API disabled")
+    if runtime.limits.degraded:
+        warnings.append("Redis is away: each gateway lets in its part of the rates")
     # A store that is no directory of ours has no disk to ask about.
     with contextlib.suppress(FileNotFoundError):
         if shutil.disk_usage(runtime.settings.data_dir).free < FREE_BYTES_MIN:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +14,11 @@ import httpx
 import pytest
 
 from tests.limits.redis_server import Server
-from tests.served import Served, served
+from tests.served import ROOT, Served, served
 
 JOB = {"project_name": "Build", "description": "A feature", "task_type": "other"}
 BURST = 20
+AWAY = "Redis is away: each gateway lets in its part of the rates"
 
 
 @pytest.fixture
@@ -53,6 +56,20 @@ def degraded(gateway: Served) -> bool:
     return "openclaw_billing_rate_limits_degraded 1.0" in metrics
 
 
+def readiness(gateway: Served) -> tuple[int, list[str]]:
+    answer = httpx.get(f"{gateway.base}/ready")
+    return answer.status_code, answer.json()["warnings"]
+
+
+def doctor(gateway: Served) -> tuple[int, str]:
+    command = [sys.executable, "-m", "openclaw_billing", "doctor"]
+    environment = {**gateway.environment, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, cwd=gateway.data.parent, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
 def test_together_they_let_in_what_one_would(gateways: tuple[Served, Served, dict[str, str]]) -> None:
     one, two, key = gateways
     began = time.monotonic()
@@ -72,6 +89,8 @@ def test_a_lost_redis_is_told_of_and_refuses_nobody_and_takes_no_credit(
     one, two, key = gateways
     assert call(one, key).status_code == call(two, key).status_code == 200
     assert not degraded(one)
+    assert readiness(one) == (200, [])
+    assert doctor(one) == (0, "All is well.\n")
     with redis_of_our_own.client() as client:
         assert client.zcard("openclaw:gateways") == 2
     redis_of_our_own.stop(signal.SIGKILL)
@@ -80,6 +99,11 @@ def test_a_lost_redis_is_told_of_and_refuses_nobody_and_takes_no_credit(
     assert all(answer.headers["X-RateLimit-Degraded"] == "1" for answer in answers)
     assert sum(answer.status_code == 200 for answer in answers) <= 2 * BURST
     assert degraded(one)
+    # It is told, and nobody is sent elsewhere for it.
+    assert readiness(one) == (200, [AWAY])
+    code, said = doctor(one)
+    assert code == 0
+    assert said.endswith(f"{AWAY}.\nAll is well.\n")
     before = call_until_let_in(one, key)["credits_remaining"]
     job = httpx.post(f"{one.base}/api/intake", headers=key, json=JOB)
     while job.status_code == 429:

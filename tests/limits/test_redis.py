@@ -165,7 +165,7 @@ async def test_a_redis_that_is_back_counts_again_by_itself(
     redis_of_our_own.stop(signal.SIGKILL)
     assert (await limiter.take("acme", TEN)).degraded
     redis_of_our_own.start()
-    await machines.until(lambda: not line_of(limiter)._lost)
+    await machines.until(lambda: not line_of(limiter).lost)
     verdict = await limiter.take("acme", TEN)
     assert (verdict.degraded, verdict.remaining) == (False, 9)
 
@@ -189,7 +189,7 @@ async def test_a_redis_that_hangs_costs_one_short_wait_and_never_the_loop(
     # Nobody waits for each call: that would be five hundred waits.
     assert asyncio.get_running_loop().time() - began < 20 * redis_module.WAIT_SECONDS_MAX
     redis_of_our_own.go_on()
-    await machines.until(lambda: not line_of(limiter)._lost)
+    await machines.until(lambda: not line_of(limiter).lost)
     assert not (await limiter.take("acme", TEN)).degraded
 
 
@@ -200,7 +200,7 @@ async def test_a_redis_that_is_away_at_the_start_is_found_when_it_comes(
     limiter = machines.add("one")
     assert await allowed(limiter, 20) == 10
     redis_of_our_own.start()
-    await machines.until(lambda: not line_of(limiter)._lost)
+    await machines.until(lambda: not line_of(limiter).lost)
     assert not (await limiter.take("acme", TEN)).degraded
 
 

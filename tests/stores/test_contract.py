@@ -173,6 +173,8 @@ def test_a_page_filters_by_fields_text_and_time(store: Store) -> None:
     since, until = MOMENT + timedelta(minutes=2), MOMENT + timedelta(minutes=3)
     assert [each.client_id for each in page(Query(since=since, until=until)).rows] == ["b"]
     assert page(Query(text="nothing", text_fields=("name",))).total == 0
+    assert [each.client_id for each in page(Query(within=("email", "b@example.com"))).rows] == ["b"]
+    assert page(Query(within=("email", "b@example.com"), until=MOMENT)).total == 0
 
 
 # Unique values

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,16 @@ import pytest
 from fastapi import FastAPI
 
 import client_auth
+from gateway import forget_what_is_old
+from openclaw_billing import replies
+from openclaw_billing.clock import ManualClock
+from openclaw_billing.contracts import Transaction
+from openclaw_billing.replies import Asked
+from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
+from openclaw_billing.stores.postgres_line import connect
 from openclaw_billing.stores.postgres_view import AGE_SECONDS_MAX
-from tests.served import Served, served
+from tests.served import ROOT, Served, served
 from tests.stores import postgres_server
 from tests.stores.postgres_server import Server
 
@@ -331,3 +342,68 @@ async def _asked_while_away(http: httpx.AsyncClient, key: dict[str, str], second
     assert statuses == ({200} if seconds else {200, 503})
     unknown = await http.get("/whoami", headers={"X-Client-Key": f"oc_live_{'0' * 32}"})
     assert unknown.status_code == 503, "nobody can tell"
+
+
+def doctor(gateway: Served) -> tuple[int, str]:
+    command = [sys.executable, "-m", "openclaw_billing", "doctor"]
+    environment = {**gateway.environment, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, cwd=gateway.data.parent, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
+def writable(gateway: Served) -> str:
+    text = httpx.get(f"{gateway.base}/metrics", timeout=BOUND_SECONDS).text
+    [value] = re.findall(r"^openclaw_billing_store_writable (\S+)$", text, re.MULTILINE)
+    return str(value)
+
+
+def test_readiness_metrics_and_doctor_tell_of_a_database_that_is_away(
+    database: Server, gateways: Callable[..., Served]
+) -> None:
+    gateway = gateways()
+    gateway.create_client("a@example.com")
+    assert httpx.get(f"{gateway.base}/ready").json() == {"status": "ready", "warnings": []}
+    assert writable(gateway) == "1.0"
+    assert doctor(gateway) == (0, "All is well.\n")
+    with killed(database):
+        answer = httpx.get(f"{gateway.base}/ready", timeout=BOUND_SECONDS)
+        while answer.status_code == 200:
+            answer = httpx.get(f"{gateway.base}/ready", timeout=BOUND_SECONDS)
+        assert answer.json() == {"status": "read-only", "reason": "changes are refused"}
+        assert writable(gateway) == "0.0"
+        code, said = doctor(gateway)
+        assert code == 1
+        assert "The database cannot be used" in said
+    while httpx.get(f"{gateway.base}/ready").status_code != 200:
+        time.sleep(0.02)
+    assert writable(gateway) == "1.0"
+    # What was said while it was away is a handful of lines, and not one for each caller.
+    assert gateway.said.count("The database is away") == 1
+
+
+@pytest.mark.anyio
+async def test_forgetting_what_is_old_touches_nothing_that_stays(database: Server, tmp_path: Path) -> None:
+    with postgres_server.schema(database.url) as url, connect(url, autocommit=False) as other:
+        clock = ManualClock(datetime(2026, 3, 1, tzinfo=UTC))
+        settings = load_settings(data_dir=tmp_path, database_url=url, key_pepper=secrets.token_hex(32))
+        runtime = Runtime(settings, clock=clock)
+
+        def answered(tx: Transaction, name: str, *, now: datetime) -> None:
+            asked = Asked("admin", "POST", "/", name, b"")
+            replies.once(tx, asked, lambda _: {}, now=now)
+
+        try:
+            for number in range(25):
+                await runtime.write(answered, f"old-{number}")
+            clock.advance(hours=24)
+            await runtime.write(answered, "new")
+            # Somebody else works on what stays, for longer than anybody would wait for him.
+            new = [each for each in runtime.view.spent if each.created_at == clock.now()]
+            other.execute("SELECT 1 FROM spent WHERE spent_id = %s FOR UPDATE", [new[0].spent_id])
+            await forget_what_is_old(runtime)
+            assert [each.spent_id for each in runtime.view.spent] == [new[0].spent_id]
+        finally:
+            other.rollback()
+            await runtime.aclose()

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+import gateway
 from openclaw_billing import inbox
 from openclaw_billing.records import Fact
 from openclaw_billing.settings import load_settings
@@ -244,9 +245,11 @@ async def test_an_admin_sees_how_far_the_inbox_is_behind(house: House, acme: Buy
 
 async def test_events_are_forgotten_when_they_are_long_settled(house: House, acme: Buyer) -> None:
     await acme.subscribe("starter")
-    assert await house.runtime.write(inbox.forget_old) == 0
+    every = [event.event_id for event in house.runtime.view.stripe_events]
+    assert await house.runtime.write(inbox.forget, every) == 0
+    assert inbox.old(house.runtime.view, now=house.runtime.now()) == []
     house.fake.advance(days=41)
-    assert await house.runtime.write(inbox.forget_old) > 0
+    await gateway.forget_what_is_old(house.runtime)
     assert await house.inbox() == []
 
 
