@@ -8,6 +8,7 @@
     subjects/   what is measured: bare, naive, sqlite, sqlite-grouped, ours
     slow_flush/ makes a server's fsync take longer, as on a common disk
     in_process  single functions, timed without HTTP
+    engines     PostgreSQL beside its pgbench, and Redis, without HTTP
     results report picture      medians and ratios; table and JSON; SVG
 
 Run `python -m benchmarks --help`; the README in this folder says how to read what it prints.

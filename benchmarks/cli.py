@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import in_process, picture, report, wrk
+from benchmarks import engines, in_process, picture, report, wrk
 from benchmarks.in_process import Figure
 from benchmarks.results import Group, Setting
 from benchmarks.rounds import Pace, measure
@@ -28,16 +28,19 @@ def main() -> int:
     if options.wrk and not wrk.installed():
         say("wrk is not on the PATH")
         return 2
-    if options.only and missing and not options.in_process:
+    if options.only and missing and not options.in_process and not options.engines:
         return 2
     options.dir.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
     groups: list[Group] = []
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="benchmarks-") as folder:
-        if not options.http:
+        if not options.http and not options.engines:
             say("in process")
             figures = in_process.measure_all(Path(folder), say)
-        if not options.in_process:
+        if not options.http and not options.in_process:
+            say("engines")
+            figures += engines.measure_all(Path(folder), say)
+        if not options.in_process and not options.engines:
             subjects = [subject for subject in chosen if subject.name not in missing]
             groups = _measure_groups(options, subjects, Path(folder))
     _write(options, groups, figures)
@@ -105,6 +108,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--wrk", action="store_true", help="make the load with wrk instead of the tool of this package")
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--in-process", action="store_true", help="only the single functions, without servers")
+    parts.add_argument(
+        "--engines", action="store_true", help="only PostgreSQL beside its pgbench, and Redis, without HTTP"
+    )
     parts.add_argument("--http", action="store_true", help="only the servers")
     add("--json", type=Path, metavar="FILE", help="write everything that was seen")
     add("--svg", type=Path, metavar="FILE", help="draw cost against number of clients")

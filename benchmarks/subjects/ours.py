@@ -63,16 +63,20 @@ class Ours(Subject):
         return sum(int(json.loads(body)["credits_remaining"]) for body in bodies)
 
 
-def make_clients(data_dir: Path, clients: int) -> list[str]:
-    """The key texts of new clients, each of whom `USAGE_PATH` shows with CREDITS_EACH credits remaining."""
-    runtime = Runtime(load_settings(data_dir=data_dir, admin_token=secrets.token_hex(32)))
+def make_clients(data_dir: Path, clients: int, given: Runtime | None = None) -> list[str]:
+    """The key texts of new clients, each of whom `USAGE_PATH` shows with CREDITS_EACH credits remaining.
+
+    They are made in a JSON store of the directory, unless a runtime is given, which is left open.
+    """
+    runtime = given or Runtime(load_settings(data_dir=data_dir, admin_token=secrets.token_hex(32)))
     keys: list[str] = []
     for first in range(0, clients, CLIENTS_PER_OPERATION):
         some = range(first, min(first + CLIENTS_PER_OPERATION, clients))
         made = [(f"client-{number}", *runtime.new_key(f"client-{number}")) for number in some]
         runtime.write_and_wait(_create, made)
         keys += [key_text for _, key_text, _ in made]
-    runtime.close()
+    if given is None:
+        runtime.close()
     return keys
 
 
