@@ -62,7 +62,7 @@ class PostgresStore(GroupCommit):
         self.url = url
         self._observer = observer
         self._kept = Kept(keys_seconds_away)
-        self._line = Line(url, self._kept.hear)
+        self._line = Line(url, self._kept.hear, self._kept.prove)
         self.view = PostgresView(self._line, self._kept)
         self._version = self._folding = ""
         self._last_batch = ""
@@ -277,7 +277,7 @@ class PostgresStore(GroupCommit):
         _INHERITED.append(inherited)
         self.forget_threads()
         self._doubts = []
-        self._line = Line(self.url, self._kept.hear)
+        self._line = Line(self.url, self._kept.hear, self._kept.prove)
         self.view = PostgresView(self._line, self._kept)
         self.view.fold_with(self._folding)
         if self._opened:

@@ -24,7 +24,7 @@ ANSWER_SECONDS_MAX = 2.5
 """A server that is stopped, or a network that drops everything, ends no statement: we hang up."""
 STALLED_SECONDS_MAX = 5
 """A gateway that stands still within a transaction keeps others from its rows no longer than this."""
-PING_SECONDS = 1.0
+PING_SECONDS = 0.4
 AWAY_SECONDS = 0.1
 READERS_MAX = 8
 PIP = 'pip install "psycopg[binary,pool]>=3.2.10" "alembic>=1.16"'
@@ -129,14 +129,17 @@ def _ready(events: int) -> int:
 class Line:
     """Every connection of one store: the writer's, the readers' pool and the watch's, which listens.
 
-    `heard` is called with each notification, and with None when some may have been missed.
+    `heard` is called with each notification, and with None when some may have been missed; `proved` with a
+    moment until which none was missed.
     """
 
-    def __init__(self, url: str, heard: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, url: str, heard: Callable[[str | None], None], proved: Callable[[float], None]
+    ) -> None:
         self.url = url
         self.channel = ""
         self.away = "the store is closed"
-        self._heard = heard
+        self._heard, self._proved = heard, proved
         self._writer: Any = None
         self._readers: Any = None
         self._ended = threading.Event()
@@ -260,7 +263,11 @@ class Line:
             connection.close()
 
     def _ping(self, connection: Any) -> None:
+        begun = time.monotonic()
         standby = connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
+        # A commit is answered after its words were sent off: they come before the answer to what is asked later.
+        self._hear(connection, 0.0)
+        self._proved(begun)
         if standby:
             self.lose("the database is a standby, which only reads")
         elif self.away and not self._ended.is_set():
@@ -273,7 +280,10 @@ class Line:
     def _listen(self, connection: Any) -> None:
         until = time.monotonic() + PING_SECONDS
         while time.monotonic() < until and not self._ended.is_set():
-            for notice in connection.notifies(timeout=AWAY_SECONDS):
-                self._heard(notice.payload)
+            self._hear(connection, AWAY_SECONDS)
             if self.away:
                 return
+
+    def _hear(self, connection: Any, seconds: float) -> None:
+        for notice in connection.notifies(timeout=seconds):
+            self._heard(notice.payload)

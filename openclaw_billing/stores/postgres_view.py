@@ -1,7 +1,8 @@
 """Reading PostgreSQL outside of transactions: the durable state, and clients and keys kept for a moment.
 
-A kept row is forgotten when another gateway says that it changed it, and after a second in any case: so a
-revocation is known everywhere within a second, even where the word of it was lost.
+A kept row is forgotten when another gateway says that it changed it, and when nobody has proved for a second
+that such words arrive: so a revocation is known everywhere within a second, even where the word of it was lost.
+What is changed by hand, in SQL, nobody tells of: no row is kept for longer than ten.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from openclaw_billing.stores.tables import oldest_first
 R = TypeVar("R")
 
 AGE_SECONDS_MAX = 1.0
+"""How old may be what proves a row: the reading of it, or an answer on the line that carries the words."""
+KEPT_SECONDS_MAX = 10.0
 KEPT_MAX = 50_000
 WALKED_AT_ONCE = 5_000
 
 
 class Kept:
-    """Rows of a few tables, none older than a second."""
+    """Rows of a few tables, each proved within the last second."""
 
     def __init__(self, away_seconds_max: float = 0.0) -> None:
         self.away_seconds_max = away_seconds_max
@@ -36,12 +39,21 @@ class Kept:
         self._rows: dict[tuple[str, str], tuple[float, Any]] = {}
         self._guard = threading.Lock()
         self._changes = 0
+        self._proved_at = float("-inf")
 
     def get(self, name: str, key: str) -> Any:
         found = self._rows.get((name, key))
-        if found is None or time.monotonic() - found[0] > AGE_SECONDS_MAX:
+        if found is None:
             return None
-        return found[1]
+        read_at, now = found[0], time.monotonic()
+        if now - read_at <= AGE_SECONDS_MAX:
+            return found[1]
+        proved = now - self._proved_at <= AGE_SECONDS_MAX and now - read_at <= KEPT_SECONDS_MAX
+        return found[1] if proved else None
+
+    def prove(self, moment: float) -> None:
+        """Every word that was given until that moment has been heard."""
+        self._proved_at = moment
 
     def believed(self, name: str, key: str) -> Any:
         """The row while the database is away."""

@@ -19,7 +19,7 @@ from openclaw_billing.errors import BillingError, QuotaExceeded
 from openclaw_billing.records import Fact, KeyState, Recent
 from openclaw_billing.stores.postgres import PostgresStore, RecordRefused
 from openclaw_billing.stores.postgres_line import connect
-from openclaw_billing.stores.postgres_view import AGE_SECONDS_MAX, Kept
+from openclaw_billing.stores.postgres_view import AGE_SECONDS_MAX, KEPT_SECONDS_MAX, Kept
 from tests.stores.charging import MOMENT, account, audit, charging, client, entry, key, opening
 
 ADMIN = Actor("admin")
@@ -224,6 +224,41 @@ def test_a_kept_row_is_forgotten_after_a_second_without_any_word() -> None:
     kept.keep("keys", "fresh", "row", now, kept.changes())
     kept.keep("keys", "old", "row", now - AGE_SECONDS_MAX - 0.01, kept.changes())
     assert (kept.get("keys", "fresh"), kept.get("keys", "old")) == ("row", None)
+
+
+def test_a_kept_row_that_is_proved_is_kept_for_ten_seconds_and_no_longer() -> None:
+    kept = Kept()
+    now = time.monotonic()
+    kept.keep("keys", "old", "row", now - AGE_SECONDS_MAX - 0.01, kept.changes())
+    kept.keep("keys", "too old", "row", now - KEPT_SECONDS_MAX - 0.01, kept.changes())
+    kept.prove(now)
+    assert (kept.get("keys", "old"), kept.get("keys", "too old")) == ("row", None)
+    kept.prove(now - AGE_SECONDS_MAX - 0.01)
+    assert kept.get("keys", "old") is None
+
+
+def test_what_was_committed_is_heard_before_what_is_kept_counts_as_proved(
+    gateways: Callable[[], PostgresStore],
+) -> None:
+    """The watch's other turns are stopped: only its question proves anything, and it hears first."""
+    first, second = gateways(), gateways()
+    first.run(opening("c1", 5), "open")
+    line, heard = second._line, list[str | None]()
+    line._ended.set()
+    assert line._watch is not None
+    line._watch.join()
+    line._ended.clear()
+    line._heard = heard.append
+    proved: list[int] = []
+    line._proved = lambda _: proved.append(len(heard))
+    with connect(second.url) as connection:
+        connection.execute(f'LISTEN "{line.channel}"')
+        for number in range(1, 50):
+            changed = key(f"d{number}", "c1")
+            first.run(lambda tx, changed=changed: tx.keys.put(changed), "put")
+            line._ping(connection)
+            assert heard[-1] == f"keys d{number}"
+            assert proved[-1] == number
 
 
 def test_a_row_read_before_the_word_of_its_change_is_not_kept_after_it() -> None:
