@@ -24,6 +24,8 @@ ANSWER_SECONDS_MAX = 2.5
 """A server that is stopped, or a network that drops everything, ends no statement: we hang up."""
 STALLED_SECONDS_MAX = 5
 """A gateway that stands still within a transaction keeps others from its rows no longer than this."""
+BY_INDEX = "-c enable_seqscan=off -c jit=off"
+"""Every table is asked by an index, and a plan that was made while it was empty must not walk it for ever."""
 PING_SECONDS = 0.4
 AWAY_SECONDS = 0.1
 READERS_MAX = 8
@@ -65,7 +67,7 @@ def arguments_of(url: str, statement_seconds: float = STATEMENT_SECONDS_MAX) -> 
     milliseconds = int(statement_seconds * 1000)
     ours = (
         f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
-        f" -c idle_in_transaction_session_timeout={STALLED_SECONDS_MAX * 1000}"
+        f" -c idle_in_transaction_session_timeout={STALLED_SECONDS_MAX * 1000} {BY_INDEX}"
     )
     arguments["options"] = f"{ours} {arguments.get('options', '')}"
     arguments.setdefault("connect_timeout", CONNECT_SECONDS_MAX)
