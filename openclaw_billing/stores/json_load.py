@@ -64,6 +64,11 @@ class Loaded:
     unfinished: bool = False
     """The last line belongs to a batch of which more lines were to come."""
 
+    def known_clients(self) -> list[str]:
+        """The digests of the clients files that are ours, the newest last."""
+        names = ("clients_before", "clients")
+        return [mark[name] for mark in self.marks for name in names if mark.get(name) is not None]
+
 
 def apply(base: Base, line: Line) -> None:
     """Make a line's rows the base's."""
@@ -123,7 +128,7 @@ def check_clients_file(directory: Directory, chain: Chain, loaded: Loaded) -> bo
     except FileNotFoundError:
         return False
     digest = hashlib.sha256(data).hexdigest()
-    ours = [mark[name] for mark in loaded.marks for name in ("clients_before", "clients") if name in mark]
+    ours = loaded.known_clients()
     if digest not in ours:
         # Compared as of its mark: what was charged since is nobody's edit.
         seq = loaded.marked_seq if loaded.marked_seq >= 0 else loaded.seq

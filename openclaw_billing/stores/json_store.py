@@ -254,10 +254,9 @@ class JsonStore(GroupCommit):
             if generation != replica.generation:
                 return False
             self._keep_foreign()
-            before = replica.last_mark().get("clients")
-            if before is not None:
-                # Should the renames reach the disk in another order, both files are known all the same.
-                mark = {**mark, "clients_before": before}
+            # Should the renames not reach the disk together, the file before is known all the same.
+            if mark.get("clients_before") not in replica.loaded.known_clients():
+                mark = {name: value for name, value in mark.items() if name != "clients_before"}
             replica.append_mark("snapshot", mark)
             self.directory.replace(f"{CLIENTS}.tmp", CLIENTS)
             self.directory.replace(f"{CHECKPOINT}.tmp", CHECKPOINT)
@@ -326,7 +325,7 @@ class JsonStore(GroupCommit):
             return
         except CorruptStore:
             digest = "of a link, or of another user's file"
-        if digest in [mark.get("clients") for mark in self._replica.loaded.marks]:
+        if digest in self._replica.loaded.known_clients():
             return
         self._foreign = foreign_name()
         self.directory.replace(CLIENTS, self._foreign)

@@ -88,6 +88,8 @@ class Snapshots:
             )
             clients = self._write(f"{CLIENTS}.tmp", shown_clients(rows, self._store.base), pause)
             mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint, "clients": clients}
+            if (before := self._before()) is not None:
+                mark["clients_before"] = before
             written = self._store.publish_snapshot(mark, generation)
         finally:
             self._turn_fd = None
@@ -106,6 +108,16 @@ class Snapshots:
         while (fd := self._store.directory.claim(TURN)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return fd
+
+    def _before(self) -> str | None:
+        """The digest of the clients file that will be there if the next one's name does not reach the disk."""
+        directory = self._store.directory
+        # Somebody's last one may have a name in memory only: from here on it is the disk's too.
+        directory.sync()
+        try:
+            return hashlib.sha256(directory.read(CLIENTS, links_max=2)).hexdigest()
+        except (FileNotFoundError, CorruptStore):
+            return None
 
     def _write(self, name: str, chunks: Iterable[bytes], pause: float) -> str:
         digest = hashlib.sha256()
