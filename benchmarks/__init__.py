@@ -5,7 +5,7 @@
     server      one server process: started, waited for, ended by its id
     load wire   the load tool: a process of its own that keeps connections busy
     wrk         the same through `wrk`, where it is installed
-    subjects/   what is measured: bare, naive, sqlite, sqlite-grouped, ours
+    subjects/   what is measured: bare, naive, sqlite, sqlite-grouped, ours, ours-postgres
     slow_flush/ makes a server's fsync take longer, as on a common disk
     in_process  single functions, timed without HTTP
     engines     PostgreSQL beside its pgbench, and Redis, without HTTP
