@@ -41,7 +41,8 @@ from openclaw_billing.web.ready import readiness
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
 FORGET_SECONDS = 600.0
 GC_THRESHOLDS = (10_000, 10, 50)
-WORKER_SECONDS_MAX = 30
+WORKER_SECONDS_MAX = 10
+"""How long a worker may owe a sign of life. One killed while it was asked keeps the others unwatched for so long."""
 STOP_SECONDS_MAX = 30
 """How long requests that run may go on once the process is told to end; deploy/ waits longer."""
 DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
