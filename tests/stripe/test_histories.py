@@ -118,10 +118,11 @@ class History:
 
 
 async def settle(house: House) -> None:
-    """Let everything that waits have its turn."""
+    """Let everything that waits have its turn, and what comes about meanwhile be told."""
     for _ in range(8):
         await house.worker.drain()
         house.fake.advance(minutes=3)
+    await house.deliver()
 
 
 async def told_in_order(history: History, house: House, acme: Buyer) -> None:
