@@ -96,7 +96,7 @@ COMMANDS = [
             "verify",
         )
     ),
-    *([each] for each in ("backup", "restore", "repair", "adopt", "discard", "doctor")),
+    *([each] for each in ("backup", "restore", "repair", "adopt", "discard", "doctor", "move")),
     [],
 ]
 

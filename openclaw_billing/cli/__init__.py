@@ -10,6 +10,7 @@ import sys
 import typer
 
 from openclaw_billing.cli import clients, db, keys, store, stripe
+from openclaw_billing.cli.move import move
 from openclaw_billing.cli.output import say
 from openclaw_billing.errors import BillingError, StartupError
 
@@ -28,6 +29,7 @@ app.add_typer(
 app.add_typer(db.app, name="db", help="Bring the database's schema to this program's version.", hidden=True)
 clients.add_to(app)
 store.add_to(app)
+app.command()(move)
 
 
 def main() -> None:

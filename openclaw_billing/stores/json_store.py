@@ -102,7 +102,7 @@ class JsonStore(GroupCommit):
         }
         if self._foreign:
             details["foreign_file"] = self._foreign
-        reason = self._replica.damaged or end.poisoned or ("" if end.fd >= 0 else "the store is closed")
+        reason = self._replica.refusal or end.poisoned or ("" if end.fd >= 0 else "the store is closed")
         reason = reason or self._obstacle()
         return Health(writable=not reason, reason=reason, details=details)
 

@@ -27,6 +27,7 @@ from openclaw_billing.stores.postgres_line import Line, connect, driver, first_l
 from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql
 from openclaw_billing.stores.postgres_view import Kept, PostgresView, history_page
+from openclaw_billing.stores.schema import FILLING, MOVED
 from openclaw_billing.stores.tables import Layer
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class PostgresStore(GroupCommit):
                 self._version = check_version(connection)
                 [schema] = connection.execute("SELECT current_schema()").fetchone()
                 folding = connection.execute(sql("folding")).fetchone()
+                _check_whole(connection)
                 connection.execute(sql("old batches"))
         except psycopg.Error as error:
             raise StartupError(f"The database cannot be used: {first_line(error)}") from error
@@ -282,6 +284,14 @@ class PostgresStore(GroupCommit):
         self.view.fold_with(self._folding)
         if self._opened:
             self._line.open(inherited.channel)
+
+
+def _check_whole(connection: Any) -> None:
+    found = dict(connection.execute(sql("own facts"), {"names": [FILLING, MOVED]}).fetchall())
+    if FILLING in found:
+        raise StartupError("A move into this database is not finished: run `move` again")
+    if MOVED in found:
+        raise StartupError(f"The store in this database was moved to {found[MOVED]}: use that")
 
 
 def _survive_forks(store: PostgresStore) -> None:

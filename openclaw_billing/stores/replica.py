@@ -12,13 +12,14 @@ import threading
 import time
 from typing import Any
 
-from openclaw_billing.errors import CorruptStore, StorageUnavailable
+from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain, Line, Reader
 from openclaw_billing.stores.journal_end import JournalEnd
 from openclaw_billing.stores.journal_files import JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, begin_segment, marked, seal_batch
 from openclaw_billing.stores.json_load import Loaded, load, mend, take
+from openclaw_billing.stores.schema import MOVED
 from openclaw_billing.stores.tables import Layer
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,12 @@ class Replica:
         """Whether there are changes that no snapshot holds."""
         return self.loaded.changed_seq > self.loaded.marked_seq
 
+    @property
+    def refusal(self) -> str:
+        """Why no change is taken any more; empty while they are."""
+        moved = self.loaded.base.facts.get(MOVED)
+        return self.damaged if moved is None else f"the store was moved to {moved.value}"
+
     def last_mark(self) -> dict[str, Any]:
         return self.loaded.marks[-1] if self.loaded.marks else {}
 
@@ -53,6 +60,8 @@ class Replica:
         """Load, with nothing known before. The lock is held."""
         self.damaged, self._proven_seq = "", 0
         self.reload()
+        if self.refusal:
+            raise BadSettings(f"The store in {self._directory.path} cannot be used: {self.refusal}")
         self.changed_at = time.monotonic()
 
     def read_on(self) -> bool:
@@ -96,7 +105,7 @@ class Replica:
         """Stand where the journal ends. The lock is held: what is not whole is torn, or damage.
 
         Raises:
-            StorageUnavailable: the journal is damaged; nothing is written from now on.
+            StorageUnavailable: the journal is damaged, or the store was moved; nothing is written from now on.
         """
         with self.state:
             if self.damaged:
@@ -109,6 +118,8 @@ class Replica:
                     self.end.open(self.end.size)
                 self._follow()
                 self._prove_names()
+                if self.refusal:
+                    raise StorageUnavailable
             except CorruptStore as error:
                 self.damaged = str(error)
                 log.error("Changes are refused until a restart: %s Reading goes on", error)

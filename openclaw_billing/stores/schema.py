@@ -30,6 +30,13 @@ from openclaw_billing.stripe_records import (
     customer_key,
 )
 
+OWN_FACTS = "store:"
+"""How the names of facts begin that a store notes of itself. They are not moved with the others."""
+MOVED = f"{OWN_FACTS}moved"
+"""Where the records are now: this store takes no change any more."""
+FILLING = f"{OWN_FACTS}filling"
+"""What a move that is not finished has brought here: this store is not whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:

@@ -35,8 +35,8 @@ def settings(shop: FakeStripe) -> dict[str, str]:
         "OPENCLAW_REDIRECT_ORIGINS": BACK,
         "OPENCLAW_CHECKOUT_SUCCESS_URL": f"{BACK}/done",
         "OPENCLAW_CHECKOUT_CANCEL_URL": f"{BACK}/plans",
-        "OPENCLAW_STRIPE_TIMEOUT_S": "0.5",
-        "OPENCLAW_STRIPE_BUDGET_S": "1",
+        "OPENCLAW_STRIPE_TIMEOUT_S": "1",
+        "OPENCLAW_STRIPE_BUDGET_S": "2",
     }
 
 

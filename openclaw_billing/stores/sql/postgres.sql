@@ -84,8 +84,23 @@ SELECT pg_notify(%(channel)s, word) FROM unnest(%(words)s::text[]) AS word
 -- name: durable
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 
+-- name: any
+SELECT 1 FROM {table} LIMIT 1
+
+-- name: own facts
+SELECT name, value FROM facts WHERE name = ANY(%(names)s)
+
 -- name: folding
 SELECT quote_ident(nspname) || '.' || quote_ident(collname)
 FROM pg_collation JOIN pg_namespace ON pg_namespace.oid = collnamespace
 WHERE nspname = 'pg_catalog' AND collname IN ('pg_unicode_fast', 'pg_c_utf8', 'und-x-icu')
 ORDER BY collname <> 'pg_unicode_fast', collname <> 'pg_c_utf8' LIMIT 1
+
+-- name: leave
+CREATE OR REPLACE FUNCTION refuse_what_was_moved() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING MESSAGE = 'the store was moved elsewhere', ERRCODE = 'cannot_connect_now';
+END
+$$
+
+CREATE TRIGGER store_was_moved BEFORE INSERT ON batches FOR EACH STATEMENT EXECUTE FUNCTION refuse_what_was_moved()

@@ -1,0 +1,240 @@
+"""A JSON store as one end of a move: read while gateways work on it, and written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from openclaw_billing.errors import BadSettings
+from openclaw_billing.records import AuditEntry, LedgerEntry
+from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress
+from openclaw_billing.stores.files import Directory
+from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
+from openclaw_billing.stores.journal_files import JOURNAL, closed_name
+from openclaw_billing.stores.json_create import Parts, marked, parts_of, seal_batch
+from openclaw_billing.stores.json_load import apply
+from openclaw_billing.stores.schema import OWN_FACTS, TABLES
+from openclaw_billing.stores.tables import Base, Layer
+
+ROWS_PER_LINE = 1_000
+SEGMENT_BYTES = 64 << 20
+BEGUN = "openclaw_clients.moving"
+"""Stands in a directory for as long as the store there is not whole."""
+SECRETS = ("pepper",)
+
+
+class JsonEnd:
+    """The journal read from its first line on, and whatever is appended since each time that is asked for."""
+
+    def __init__(self, directory: Directory, chain: Chain) -> None:
+        self._directory = directory
+        self._reader = Reader("", chain, sparing=True)
+        self._closed, self._offset = 0, 0
+        self._histories = Histories()
+        self.base = Base()
+        self.first = self.head = NO_SUM
+        self.seq = 0
+
+    def new_lines(self) -> Iterator[Line]:
+        """Every line that is new, whole batches only, each taken in when it is handed out.
+
+        Raises:
+            CorruptStore: one does not fit, with file, byte and entry.
+        """
+        while True:
+            closed = closed_name(self._closed + 1)
+            name = closed if self._directory.exists(closed) else JOURNAL
+            self._reader.path = str(self._directory.path / name)
+            data = self._directory.read(name, links_max=64)
+            for batch in self._batches(data):
+                for line in batch:
+                    self._take(line)
+                    yield line
+                self._offset = batch[-1].end
+            if name == JOURNAL and not self._directory.exists(closed):
+                self._check_rest(data)
+                return
+            if name == closed:
+                self._check_rest(data)
+                self._closed, self._offset = self._closed + 1, 0
+
+    def rows(self, table: str) -> Iterator[Any]:
+        found = self.base.tables[table]
+        for key in sorted(found.rows):
+            row = found.rows[key]
+            # Not kept unpacked: there may be more of them than memory holds.
+            yield found.unpacked(row) if isinstance(row, bytes) else row
+
+    def histories(self, progress: Progress) -> Histories:  # noqa: ARG002 - summed up as the lines came
+        return self._histories
+
+    def _batches(self, data: bytes) -> Iterator[list[Line]]:
+        batch: list[Line] = []
+        reader = self._reader
+        before = (reader.seq, reader.head, reader.batch)
+        for line in reader.lines(data[self._offset :], self._offset):
+            batch.append(line)
+            if line.ends_batch:
+                yield batch
+                batch = []
+                before = (reader.seq, reader.head, reader.batch)
+        # A batch that is being written is read again when it is whole.
+        reader.seq, reader.head, reader.batch = before
+
+    def _take(self, line: Line) -> None:
+        apply(self.base, line)
+        said = whole(line)
+        for name in HISTORIES:
+            for entry in said.get(name, ()):
+                self._histories.add(name, from_row(HISTORIES[name], dict(entry)))
+        self.seq, self.head = line.seq, line.sum
+        if self.first == NO_SUM:
+            self.first = line.sum
+
+    def _check_rest(self, data: bytes) -> None:
+        """Behind the last whole batch only one that is being written may stand, or was cut short."""
+        self._reader.tail(data, 0, self._offset)
+
+
+def whole(line: Line) -> dict[str, Any]:
+    """Everything that the line says."""
+    return json.loads(line.raw) if line.raw else line.data
+
+
+def records_of(line: Line) -> Layer:
+    """What the line changed, with its history, as records; without what the store notes of itself."""
+    data = whole(line)
+    layer = Layer()
+    for name, rows in data.get("put", {}).items():
+        spec = TABLES[name]
+        for row in rows:
+            layer.puts.setdefault(name, {})[row[spec.primary_key]] = from_row(spec.record, row)
+    for name, keys in data.get("del", {}).items():
+        layer.puts.setdefault(name, {}).update(dict.fromkeys(keys))
+    facts = layer.puts.get("facts", {})
+    for name in [name for name in facts if name.startswith(OWN_FACTS)]:
+        del facts[name]
+    layer.ledger = [from_row(LedgerEntry, entry) for entry in data.get("ledger", ())]
+    layer.audit = [from_row(AuditEntry, entry) for entry in data.get("audit", ())]
+    return layer
+
+
+def prepare(target: Path) -> Directory:
+    """An empty directory to write a store into; what a move that broke off has left there is removed.
+
+    Raises:
+        BadSettings: it holds something else.
+    """
+    there = Directory(target, allow_network=True)
+    there.open()
+    names = there.names()
+    if BEGUN not in names and [name for name in names if name not in SECRETS]:
+        raise BadSettings(f"{target} is not empty: a store is moved into an empty directory only")
+    there.write_new(BEGUN, [b"A move into this directory is not finished: run it again.\n"])
+    there.sync()
+    for name in names:
+        if name.startswith("openclaw_clients.") and name != BEGUN:
+            there.remove(name)
+    return there
+
+
+class Whole(End, Protocol):
+    """An end whose history can be read too."""
+
+    def history(self, name: str) -> Iterator[Any]:
+        """The entries of `ledger` or `audit`, the oldest first."""
+        ...
+
+
+def fill(there: Directory, chain: Chain, source: Whole) -> None:
+    """Write everything that the source holds as a journal, which is believed once all of it is there."""
+    writing = _Writing(chain)
+    lines = _lines_of(source)
+    segment = 0
+    more = True
+    while more:
+        segment += 1
+        there.write_new(f"{JOURNAL}.tmp", writing.segment(lines))
+        more = writing.is_closed
+        there.replace(f"{JOURNAL}.tmp", closed_name(segment) if more else JOURNAL)
+    there.sync()
+    there.remove(BEGUN)
+    there.sync()
+
+
+def carry_secrets(here: Path, there: Directory) -> list[str]:
+    """Copy the secrets that keys need, where they are files; the names of those copied."""
+    carried = []
+    if here.exists() and here.resolve() != there.path.resolve():
+        source = Directory(here, allow_network=True)
+        source.open()
+        for name in SECRETS:
+            if source.exists(name) and not there.exists(name):
+                there.write_new(name, [source.read(name, links_max=2)])
+                carried.append(name)
+        source.close()
+    return carried
+
+
+class _Writing:
+    """Seals lines of their own batch each, until a segment is full."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._seq, self._head, self._batch = 0, NO_SUM, 0
+        self.is_closed = False
+
+    def segment(self, lines: Iterator[Parts]) -> Iterator[bytes]:
+        """One segment's lines; `is_closed` tells whether another follows."""
+        first = ("segment", marked({})) if self.is_closed else ("genesis", "")
+        sealed = self._seal(*first)
+        size = len(sealed)
+        yield sealed
+        self.is_closed = False
+        for parts in lines:
+            sealed = self._seal("move", parts)
+            size += len(sealed)
+            yield sealed
+            if size > SEGMENT_BYTES:
+                self.is_closed = True
+                yield self._seal("closed", "")
+                return
+
+    def _seal(self, name: str, parts: Parts) -> bytes:
+        self._batch += 1
+        sealed, self._seq, self._head = seal_batch(
+            self._chain, [(name, parts)], seq=self._seq, head=self._head, batch=self._batch
+        )
+        return sealed
+
+
+def _lines_of(source: Whole) -> Iterator[Parts]:
+    for name in TABLES:
+        key_of = TABLES[name].key_of
+        found = (each for each in source.rows(name) if name != "facts" or not each.name.startswith(OWN_FACTS))
+        for records in _chunks(found):
+            layer = Layer()
+            layer.puts[name] = {key_of(record): record for record in records}
+            yield parts_of(layer)
+    for entries in _chunks(source.history("ledger")):
+        layer = Layer()
+        layer.ledger = entries
+        yield parts_of(layer)
+    for entries in _chunks(source.history("audit")):
+        layer = Layer()
+        layer.audit = entries
+        yield parts_of(layer)
+
+
+def _chunks(found: Iterable[Any]) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for each in found:
+        chunk.append(each)
+        if len(chunk) == ROWS_PER_LINE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
