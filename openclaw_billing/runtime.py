@@ -32,7 +32,7 @@ from openclaw_billing.errors import BadSettings, QuotaExceeded
 from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
 from openclaw_billing.limits.made import Limits, make_limits
 from openclaw_billing.payments import make_account
-from openclaw_billing.records import Fact, Key
+from openclaw_billing.records import Fact, Key, KeyState
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.json_create import BACKUP
@@ -383,16 +383,25 @@ def _warn_of_key_text(data_dir: Path) -> None:
 
 
 def _check_peppers(store: Store, known: set[str]) -> None:
-    needed = {fact.name for fact in store.view.facts if fact.name.startswith(PEPPER_FACT)}
-    if needed - known:
-        raise BadSettings(
-            "Keys in the store need a pepper that is not here: restore the file `pepper` "
-            "or add the older pepper to OPENCLAW_KEY_PEPPER"
+    """Refuse to serve without a pepper that keys need; one that no key needs any more is forgotten."""
+    noted = {fact.name for fact in store.view.facts if fact.name.startswith(PEPPER_FACT)}
+    lost = noted - known
+    if lost:
+        lacking = sum(
+            f"{PEPPER_FACT}{key.pepper_id}" in lost and key.state is not KeyState.REVOKED
+            for key in store.view.keys
         )
-    if known - needed:
-        store.run(partial(_remember, names=sorted(known - needed)), "remember_peppers")
+        if lacking:
+            raise BadSettings(
+                f"Keys in the store ({lacking}) need a pepper that is not here: restore the file `pepper` "
+                "or add the older pepper to OPENCLAW_KEY_PEPPER"
+            )
+    if noted != known:
+        store.run(partial(_remember, names=sorted(known - noted), gone=sorted(lost)), "remember_peppers")
 
 
-def _remember(tx: Transaction, *, names: list[str]) -> None:
+def _remember(tx: Transaction, *, names: list[str], gone: list[str]) -> None:
     for name in names:
         tx.facts.put(Fact(name=name, value="in use"))
+    for name in gone:
+        tx.facts.delete(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from fastapi.security import APIKeyHeader
 from openclaw_billing import accounts
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import View
-from openclaw_billing.errors import AdminDisabled, BadRequest, KeyRejected, TokenRejected
+from openclaw_billing.errors import AdminDisabled, BadRequest, BillingError, KeyRejected, TokenRejected
 from openclaw_billing.keys import is_key_shape
 from openclaw_billing.metrics import REFUSALS
 from openclaw_billing.records import Client, Key
@@ -59,6 +60,7 @@ class ClientKey(APIKeyHeader):
         )
         self._runtime = runtime
         self._gate = ClientGate(runtime)
+        self._rehashing: dict[str, asyncio.Future[None]] = {}
 
     async def __call__(self, request: Request, response: Response = _NONE) -> Client:  # type: ignore[override]
         client = await self.admit(request, response)
@@ -94,7 +96,7 @@ class ClientKey(APIKeyHeader):
         if key_text is None:
             return None
         attempt = Attempt(self._runtime, request.scope, key_text)
-        return _settled(attempt, key_of(self._runtime, key_text, view))
+        return self._settled(attempt, key_text, key_of(self._runtime, key_text, view))
 
     async def _identify_far(self, request: Request, store: PostgresStore) -> Client | None:
         """The same from a database, which nobody waits for in the event loop."""
@@ -104,7 +106,35 @@ class ClientKey(APIKeyHeader):
         attempt = Attempt(self._runtime, request.scope, key_text)
         known = not is_key_shape(key_text) or store.view.at_hand(self._runtime.peppers.digests(key_text))
         found = self._found(key_text) if known else await self._runtime.read(partial(self._found, key_text))
-        return _settled(attempt, found)
+        return self._settled(attempt, key_text, found)
+
+    def _settled(self, attempt: Attempt, key_text: str, found: tuple[Client, Key] | None) -> Client:
+        if found is None:
+            attempt.failed()
+            REFUSALS["invalid_key"].inc()
+            raise KeyRejected
+        attempt.passed()
+        client, key = found
+        if key.pepper_id != self._runtime.peppers.newest_id and key.key_id not in self._rehashing:
+            self._rehashing[key.key_id] = asyncio.ensure_future(self._rehash(key_text, key))
+        return client
+
+    async def _rehash(self, key_text: str, key: Key) -> None:
+        """Keep a key that was used under the newest pepper, so that the older one can be dropped some day."""
+        peppers = self._runtime.peppers
+        try:
+            await self._runtime.write(
+                accounts.rehash_key,
+                key.client_id,
+                key.key_id,
+                digest=peppers.digest(key_text),
+                pepper_id=peppers.newest_id,
+                actor=Actor("gateway"),
+            )
+        except BillingError as error:
+            self._runtime.log.warning("Key %s stays under an older pepper for now: %s", key.key_id, error)
+        finally:
+            del self._rehashing[key.key_id]
 
     def _found(self, key_text: str) -> tuple[Client, Key] | None:
         """The client and the key; the client's rate is at hand from then on."""
@@ -119,15 +149,6 @@ def _key_text(request: Request) -> str | None:
     if query and b"oc_" in query:
         raise BadRequest("Send the key in the X-Client-Key header, never in the address", code="key_in_query")
     return header(request, b"x-client-key")
-
-
-def _settled(attempt: Attempt, found: tuple[Client, Key] | None) -> Client:
-    if found is None:
-        attempt.failed()
-        REFUSALS["invalid_key"].inc()
-        raise KeyRejected
-    attempt.passed()
-    return found[0]
 
 
 class OptionalClientKey(ClientKey):
