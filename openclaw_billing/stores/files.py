@@ -17,7 +17,7 @@ PLANTED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errn
 PROBE = "openclaw_clients.probe.tmp"
 UNPROVEN_BYTES_MAX = 8 << 20
 """More than one batch: what stands before that was acknowledged, so the disk took it."""
-LOCK_POLL_SECONDS = 0.0002
+LOCK_POLL_SECONDS = 0.0001
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
 )
@@ -231,14 +231,6 @@ class FileLock:
             if time.monotonic() >= deadline:
                 raise StorageUnavailable
             time.sleep(LOCK_POLL_SECONDS)
-
-    def acquire_now(self) -> bool:
-        """Take it if nobody holds it."""
-        if not self.held and self._fds and self._try():
-            self.held = self._is_current()
-            if not self.held:
-                self.release()
-        return self.held
 
     def release(self) -> None:
         self.held = False

@@ -103,7 +103,7 @@ class GroupCommit(ABC):
             self.flush_soon()
 
     def may_commit_here(self) -> bool:
-        """Whether a batch may run in the thread of an event loop now: nobody is waited for, and the disk is quick.
+        """Whether a batch may run in the thread of an event loop now: nothing will hold the loop up for long.
 
         Asked with the turn taken; a batch follows if the answer is yes.
         """

@@ -40,6 +40,8 @@ OPENING_SECONDS_MAX = 30.0
 """How long a start waits for the lock: the processes before it may be loading."""
 CLOSING_SECONDS_MAX = 5.0
 READY_SECONDS_MAX = 0.1
+LOCK_SECONDS_HERE_MAX = 0.002
+"""How long an event loop waits for another worker's batch: no longer than a batch of its own would take."""
 
 
 class JsonStore(GroupCommit):
@@ -205,14 +207,13 @@ class JsonStore(GroupCommit):
         return partial(self._committed, len(tickets), seconds, changed)
 
     def may_commit_here(self) -> bool:
-        # Behind somebody else's lock, or on a disk that takes its time, a loop would stand still.
+        # On a disk that takes its time, or long behind somebody else's lock, a loop would stand still.
         end = self._replica.end
         if end.fd < 0 or end.poisoned or not end.is_quick:
             return False
-        try:
-            return self._lock.acquire_now()
-        except OSError:
-            return False
+        with contextlib.suppress(StorageUnavailable, OSError):
+            self._lock.acquire(LOCK_SECONDS_HERE_MAX)
+        return self._lock.held
 
     def _committed(self, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]) -> None:
         observed(self._observer, operations, seconds, changed)
