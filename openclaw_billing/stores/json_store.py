@@ -21,7 +21,7 @@ from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreO
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.checkpoint import Position
-from openclaw_billing.stores.files import Directory, FileLock
+from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
 from openclaw_billing.stores.journal import Chain
@@ -40,8 +40,6 @@ OPENING_SECONDS_MAX = 30.0
 """How long a start waits for the lock: the processes before it may be loading."""
 CLOSING_SECONDS_MAX = 5.0
 READY_SECONDS_MAX = 0.1
-LOCK_SECONDS_HERE_MAX = 0.002
-"""How long an event loop waits for another worker's batch: no longer than a batch of its own would take."""
 
 
 class JsonStore(GroupCommit):
@@ -212,7 +210,7 @@ class JsonStore(GroupCommit):
         if end.fd < 0 or end.poisoned or not end.is_quick:
             return False
         with contextlib.suppress(StorageUnavailable, OSError):
-            self._lock.acquire(LOCK_SECONDS_HERE_MAX)
+            self._lock.acquire(BRIEFLY_SECONDS)
         return self._lock.held
 
     def _committed(self, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]) -> None:
