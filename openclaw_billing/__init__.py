@@ -9,7 +9,7 @@ never from one below; `tests/test_map.py` reads this list and checks every impor
     operations  ledger books turning paid grants subscriptions copies purchases checkouts inbox outbox
     operations  accounts keyring jobs usage audit replies seed_file adoption
     adapters    stores limits payments
-    assembly    runtime effects reconcile paying worker
+    assembly    gate runtime effects reconcile paying worker
     edges       web metrics logs cli __main__
     leaf        testing
 

@@ -10,7 +10,6 @@ import logging
 import secrets
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -29,6 +28,7 @@ from openclaw_billing.contracts import (
     View,
 )
 from openclaw_billing.errors import BadSettings, QuotaExceeded
+from openclaw_billing.gate import Gate
 from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
 from openclaw_billing.limits.made import Limits, make_limits
 from openclaw_billing.payments import make_account
@@ -46,7 +46,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__package__)
 
-CORK_TURNS = 3
 PEPPER_FACT = "pepper:"
 
 
@@ -68,8 +67,8 @@ class Runtime:
         self._store: Store | None = None
         self._observer = observer
         self.stripe_observer: StripeObserver = stripe_observer or NoStripeObserver()
-        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = weakref.WeakKeyDictionary()
-        self._last_gate: _Gate | None = None
+        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gate] = weakref.WeakKeyDictionary()
+        self._last_gate: Gate | None = None
         self._opening = threading.Lock()
         self._admin_digests: tuple[bytes, ...] = ()
         self._peppers: Peppers | None = None
@@ -224,14 +223,14 @@ class Runtime:
             self.open()
         return bool(self._admin_digests)
 
-    def _gate(self) -> _Gate:
+    def _gate(self) -> Gate:
         loop = asyncio.get_running_loop()
         last = self._last_gate
         if last is not None and last.is_of(loop) and last.store is self._store:
             return last
         gate = self._gates.get(loop)
         if gate is None or gate.store is not self._store:
-            gate = self._gates[loop] = _Gate(loop, self.store)
+            gate = self._gates[loop] = Gate(loop, self.store)
         self._last_gate = gate
         return gate
 
@@ -297,74 +296,6 @@ class Runtime:
             text, made = directory.secret("admin_token", secrets.token_hex(32))
             self.new_admin_token = text if made else self.new_admin_token
         self._admin_digests = (hashlib.sha256(text.encode()).digest(),)
-
-
-class _Gate:
-    """Takes one event loop's operations to the store and brings all answers of a batch back in one hop.
-
-    Where the store makes a batch durable at once, in the loop's own thread, there is no hop at all.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
-        self.store = store
-        # The registry of gates holds the loop weakly; a strong one here would keep both for ever.
-        self._loop = weakref.proxy(loop)
-        self._known = weakref.ref(loop)
-        self._thread = threading.get_ident()
-        self._corked = False
-        self._flushing = False
-        self._hopping = False
-        self._ready: deque[tuple[asyncio.Future[Any], object, BaseException | None]] = deque()
-
-    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
-        return self._known() is loop
-
-    def write(self, operation: Operation[T], name: str) -> asyncio.Future[T]:
-        future: asyncio.Future[T] = self._loop.create_future()
-        self.store.submit(operation, name, partial(self._settled, future))
-        if not self._corked:
-            # A few turns of the loop let the other requests of this moment into the same flush.
-            self._corked = True
-            self._loop.call_soon(self._turn, CORK_TURNS)
-        return future
-
-    def _turn(self, left: int) -> None:
-        if left:
-            self._loop.call_soon(self._turn, left - 1)
-            return
-        self._corked = False
-        self._flushing = True
-        try:
-            self.store.flush()
-        finally:
-            self._flushing = False
-
-    def _settled(self, future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:
-        if self._flushing and threading.get_ident() == self._thread:
-            _settle(future, answer, error)
-            return
-        self._ready.append((future, answer, error))
-        if not self._hopping:
-            self._hopping = True
-            try:
-                self._loop.call_soon_threadsafe(self._deliver)
-            except (RuntimeError, ReferenceError):
-                # The loop is closed: whoever asked is gone, and what was durable stays so.
-                self._ready.clear()
-
-    def _deliver(self) -> None:
-        self._hopping = False
-        while self._ready:
-            _settle(*self._ready.popleft())
-
-
-def _settle(future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(answer)
-    else:
-        future.set_exception(error)
 
 
 def pepper_id(pepper: str) -> str:
