@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
 from openclaw_billing.stores.journal_files import JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, marked, parts_of, seal_batch
-from openclaw_billing.stores.json_load import apply
+from openclaw_billing.stores.json_load import apply, gather
 from openclaw_billing.stores.schema import OWN_FACTS, TABLES
 from openclaw_billing.stores.tables import Base, Layer
 
@@ -51,8 +52,9 @@ class JsonEnd:
             data = self._directory.read(name, links_max=64)
             for batch in self._batches(data):
                 for line in batch:
-                    self._take(line)
-                    yield line
+                    said = _whole(line)
+                    self._take(line, said)
+                    yield said
                 self._offset = batch[-1].end
             if name == JOURNAL and not self._directory.exists(closed):
                 self._check_rest(data)
@@ -84,12 +86,11 @@ class JsonEnd:
         # A batch that is being written is read again when it is whole.
         reader.seq, reader.head, reader.batch = before
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: Line, said: Line) -> None:
         apply(self.base, line)
-        said = whole(line)
-        for name in HISTORIES:
-            for entry in said.get(name, ()):
-                self._histories.add(name, from_row(HISTORIES[name], dict(entry)))
+        for name, record in HISTORIES.items():
+            for entry in said.data.get(name, ()):
+                self._histories.add(name, from_row(record, dict(entry)))
         self.seq, self.head = line.seq, line.sum
         if self.first == NO_SUM:
             self.first = line.sum
@@ -99,26 +100,21 @@ class JsonEnd:
         self._reader.tail(data, 0, self._offset)
 
 
-def whole(line: Line) -> dict[str, Any]:
-    """Everything that the line says."""
-    return json.loads(line.raw) if line.raw else line.data
+def _whole(line: Line) -> Line:
+    """The line with everything that it says, parsed anew: making records uses up what they are made of."""
+    said = json.loads(line.raw) if line.raw else copy.deepcopy(line.data)
+    return Line(line.start, line.end, said)
 
 
 def records_of(line: Line) -> Layer:
     """What the line changed, with its history, as records; without what the store notes of itself."""
-    data = whole(line)
     layer = Layer()
-    for name, rows in data.get("put", {}).items():
-        spec = TABLES[name]
-        for row in rows:
-            layer.puts.setdefault(name, {})[row[spec.primary_key]] = from_row(spec.record, row)
-    for name, keys in data.get("del", {}).items():
-        layer.puts.setdefault(name, {}).update(dict.fromkeys(keys))
+    gather(line, layer)
     facts = layer.puts.get("facts", {})
     for name in [name for name in facts if name.startswith(OWN_FACTS)]:
         del facts[name]
-    layer.ledger = [from_row(LedgerEntry, entry) for entry in data.get("ledger", ())]
-    layer.audit = [from_row(AuditEntry, entry) for entry in data.get("audit", ())]
+    layer.ledger = [from_row(LedgerEntry, entry) for entry in line.data.get("ledger", ())]
+    layer.audit = [from_row(AuditEntry, entry) for entry in line.data.get("audit", ())]
     return layer
 
 

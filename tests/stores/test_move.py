@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from openclaw_billing import ledger
+from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.records import Fact
 from openclaw_billing.stores.digests import Digests, digest
@@ -141,13 +143,21 @@ def test_what_was_moved_takes_no_change_any_more(data: Path, postgres_url: str, 
         PostgresStore(postgres_url).open()
 
 
+def passed_on(round: int, tx: Transaction) -> None:
+    """One fact gives way to the next."""
+    tx.facts.delete(f"round {round - 1}")
+    tx.facts.put(Fact(name=f"round {round}", value="x"))
+
+
 def test_gateways_work_while_it_is_copied_and_lose_nothing(shop: Shop, postgres_url: str) -> None:
     store = shop.make()
     store.open()
     store.run(opening("acme", 1_000), "open")
-    for _ in range(3):
+    for round in range(3):
         for _ in range(10):
             store.run(charging("acme", next(JOBS)), "charge")
+        # A line that deletes is read in another way.
+        store.run(partial(passed_on, round), "pass on")
         moved = moving.to_postgres(shop.path, None, postgres_url, quiet, switch=False)
         assert moved.problems == []
     with pytest.raises(StartupError, match="not finished"):
@@ -158,6 +168,7 @@ def test_gateways_work_while_it_is_copied_and_lose_nothing(shop: Shop, postgres_
         store.run(charging("acme", next(JOBS)), "charge")
     database = PostgresStore(postgres_url)
     database.open()
+    assert [fact.name for fact in database.view.facts] == ["round 2"]
     account = database.view.accounts.get("acme")
     assert account is not None
     assert account.available == 1_000 - 31
