@@ -33,6 +33,8 @@ SETTINGS = {
     "checkout_cancel_url": f"{BACK}/plans",
     "portal_return_url": f"{BACK}/account",
     "rate_limits": False,
+    # A Stripe that is away shall not be waited for; how it is tried again is tested where that is done.
+    "stripe_retries_max": 0,
 }
 
 

@@ -73,7 +73,8 @@ def _telling(running: Served) -> str:
     return "\n".join(line for line in running.said.splitlines() if "uvicorn.access" not in line)[-4000:]
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_events_stored_before_a_kill_are_applied_once_after_it(
     tmp_path: Path, shop: FakeStripe, workers: int
 ) -> None:
