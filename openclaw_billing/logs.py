@@ -24,6 +24,7 @@ GATHER_SECONDS = 0.02
 GATHERED_MAX = 1000
 NAME = "openclaw_billing"
 SERVER = "uvicorn.error"
+REQUESTS = "uvicorn.access"
 
 _SECRETS = re.compile(
     r"\boc_(?:live|test|admin)_[0-9A-Za-z]{9,}"
@@ -197,11 +198,14 @@ def configure(settings: Settings, *, gateway: bool = False) -> None:
     handler = Gathering(sys.stderr)
     atexit.register(handler.flush)
     handler.setFormatter(JsonLine() if settings.log_format == "json" else Line())
-    names = (NAME, "uvicorn", "uvicorn.access") if gateway else (NAME,)
+    names = (NAME, "uvicorn", REQUESTS) if gateway else (NAME,)
     for name in names:
         logger = logging.getLogger(name)
+        if name == REQUESTS and not logger.propagate and not logger.handlers:
+            # So the server leaves it that was told to keep no log of requests; a worker finds it like this.
+            continue
         logger.handlers[:] = [handler]
         logger.setLevel(settings.log_level)
         logger.propagate = False
     if gateway:
-        logging.getLogger("uvicorn.access").addFilter(Redactor())
+        logging.getLogger(REQUESTS).addFilter(Redactor())

@@ -83,7 +83,12 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    place: Path, *, settings: Mapping[str, str] | None = None, workers: int = 1, port: int = 0
+    place: Path,
+    *,
+    settings: Mapping[str, str] | None = None,
+    workers: int = 1,
+    port: int = 0,
+    options: tuple[str, ...] = (),
 ) -> Iterator[Served]:
     """A gateway on a free port of the loopback, its data under `place`, once it answers.
 
@@ -95,7 +100,8 @@ def served(
     environment = clean_environment(
         **{"OPENCLAW_DATA_DIR": str(data), "OPENCLAW_RATE_LIMITS": "false", **(settings or {})}
     )
-    command = [sys.executable, str(ROOT / "gateway.py"), "--port", str(port), "--workers", str(workers)]
+    chosen = ["--port", str(port), "--workers", str(workers), *options]
+    command = [sys.executable, str(ROOT / "gateway.py"), *chosen]
     running = Served(_begin(command, environment, output), port, data, output, command, environment)
     try:
         wait_for(running)
