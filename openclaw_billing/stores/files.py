@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
@@ -218,21 +218,33 @@ class FileLock:
         self._fds: list[int] = []
         self.held = False
 
-    def acquire(self, seconds_max: float | None = None) -> None:
-        """Raises `StorageUnavailable` when somebody else holds it beyond the deadline."""
+    def acquire(
+        self, seconds_max: float | None = None, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """Wait for the lock; `meanwhile` is called again and again.
+
+        Raises:
+            StorageUnavailable: somebody else holds it beyond the deadline.
+        """
         deadline = time.monotonic() + (self._seconds_max if seconds_max is None else seconds_max)
-        while True:
-            if not self._fds:
-                self._open()
-            if self._try():
-                if self._is_current():
-                    self.held = True
-                    return
-                # Somebody removed or replaced the file: a lock on the old one excludes nobody.
-                self.forget()
+        while not self.acquire_now():
             if time.monotonic() >= deadline:
                 raise StorageUnavailable
+            meanwhile()
             time.sleep(LOCK_POLL_SECONDS)
+
+    def acquire_now(self) -> bool:
+        """Take the lock if nobody else has it; whether it is ours now."""
+        if not self._fds:
+            self._open()
+        if not self._try():
+            return False
+        if not self._is_current():
+            # Somebody removed or replaced the file: a lock on the old one excludes nobody.
+            self.forget()
+            return False
+        self.held = True
+        return True
 
     def release(self) -> None:
         self.held = False

@@ -102,10 +102,10 @@ class GroupCommit(ABC):
         if not self._flush_here():
             self.flush_soon()
 
-    def may_commit_here(self) -> bool:
+    def may_commit_here(self, tickets: list[Ticket]) -> bool:  # noqa: ARG002 - a store need not look at them
         """Whether a batch may run in the thread of an event loop now: nothing will hold the loop up for long.
 
-        Asked with the turn taken; a batch follows if the answer is yes.
+        Asked with the turn taken; if the answer is yes, these tickets are committed next.
         """
         return False
 
@@ -141,10 +141,11 @@ class GroupCommit(ABC):
         if self._stopped or not self._turn.acquire(blocking=False):
             return False
         try:
-            if self._queue:
-                if not self.may_commit_here():
+            if tickets := self._next_batch():
+                if not self.may_commit_here(tickets):
+                    self._queue.extendleft(reversed(tickets))
                     return False
-                self._run_batch()
+                self._commit_batch(tickets)
         finally:
             self._turn.release()
         self._start_writer()
@@ -156,11 +157,16 @@ class GroupCommit(ABC):
                 self._run_batch()
 
     def _run_batch(self) -> None:
+        if tickets := self._next_batch():
+            self._commit_batch(tickets)
+
+    def _next_batch(self) -> list[Ticket]:
         tickets: list[Ticket] = []
         while self._queue and len(tickets) < OPERATIONS_PER_BATCH_MAX:
             tickets.append(self._queue.popleft())
-        if not tickets:
-            return
+        return tickets
+
+    def _commit_batch(self, tickets: list[Ticket]) -> None:
         proven, after = False, None
         try:
             after = self.commit(tickets)

@@ -16,9 +16,10 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.group_commit import Ticket
 from openclaw_billing.stores.journal import NO_SUM, VERSION, Chain
 from openclaw_billing.stores.journal_files import CLIENTS, JOURNAL, LOCK, TURN, closed_name
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import run_tickets
 from openclaw_billing.stores.schema import TABLES
-from openclaw_billing.stores.tables import Base, Layer
+from openclaw_billing.stores.tables import Base
 
 Parts: TypeAlias = str
 """The text of a line between its name and its sum."""

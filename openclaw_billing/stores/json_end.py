@@ -17,8 +17,9 @@ from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
 from openclaw_billing.stores.journal_files import JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, marked, parts_of, seal_batch
 from openclaw_billing.stores.json_load import apply, gather
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.schema import OWN_FACTS, TABLES
-from openclaw_billing.stores.tables import Base, Layer
+from openclaw_billing.stores.tables import Base
 
 ROWS_PER_LINE = 1_000
 SEGMENT_BYTES = 64 << 20

@@ -24,9 +24,10 @@ from openclaw_billing.stores.journal_files import (
     closed_segments,
     segment_name,
 )
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.packing import pack
 from openclaw_billing.stores.schema import TABLES
-from openclaw_billing.stores.tables import Base, Layer
+from openclaw_billing.stores.tables import Base
 
 log = logging.getLogger(__name__)
 
@@ -243,8 +244,8 @@ def _read_segment(
     mend(directory, reader, tail, rest[tail.end - offset :], loaded)
 
 
-def take(lines: Sequence[Line], loaded: Loaded, path: str) -> None:
-    """Apply lines, all at once for whoever reads, and note what they say about the files.
+def take(lines: Sequence[Line], loaded: Loaded, path: str) -> Layer:
+    """Apply lines, all at once for whoever reads, and note what they say about the files; the rows that they put.
 
     Raises:
         CorruptStore: the sum of one is right, but it holds records that this version does not know.
@@ -259,6 +260,7 @@ def take(lines: Sequence[Line], loaded: Loaded, path: str) -> None:
     layer.publish(loaded.base)
     for line in lines:
         _note(line, loaded)
+    return layer
 
 
 def _note(line: Line, loaded: Loaded) -> None:

@@ -7,7 +7,6 @@ made by whoever holds the lock, after taking in what the others appended. Reader
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
@@ -21,6 +20,7 @@ from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreO
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.checkpoint import Position
+from openclaw_billing.stores.clients_watch import ClientsWatch
 from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
@@ -28,10 +28,11 @@ from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK, closed_name, history
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
 from openclaw_billing.stores.json_load import check_clients_file
-from openclaw_billing.stores.memory import observed, run_tickets
+from openclaw_billing.stores.layers import Asked, Layer
+from openclaw_billing.stores.memory import Ran, observed, run_tickets
 from openclaw_billing.stores.replica import Replica
-from openclaw_billing.stores.snapshots import QUIET_SECONDS, Snapshots, foreign_name
-from openclaw_billing.stores.tables import Base, Layer
+from openclaw_billing.stores.snapshots import QUIET_SECONDS, Snapshots
+from openclaw_billing.stores.tables import Base
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,9 @@ class JsonStore(GroupCommit):
         self._migrate = migrate
         self._resyncing = False
         self._bytes_last = 0
-        self._foreign = ""
         self._refused = ""
         self._committed_at = 0.0
-        self._clients_seen: tuple[int, ...] | None = None
+        self._clients = ClientsWatch(self.directory)
         self._snapshots = Snapshots(self)
         _survive_forks(self)
 
@@ -100,8 +100,8 @@ class JsonStore(GroupCommit):
             "bytes": end.size,
             "snapshot_seq": loaded.marked_seq,
         }
-        if self._foreign:
-            details["foreign_file"] = self._foreign
+        if self._clients.foreign:
+            details["foreign_file"] = self._clients.foreign
         reason = self._replica.refusal or end.poisoned or ("" if end.fd >= 0 else "the store is closed")
         reason = reason or self._obstacle()
         return Health(writable=not reason, reason=reason, details=details)
@@ -168,7 +168,7 @@ class JsonStore(GroupCommit):
             if not self.directory.exists(JOURNAL):
                 create(self.directory, self._chain, self._migrate)
             replica.open()
-            self._clients_seen = self._clients_stat()
+            self._clients.look()
             if not check_clients_file(self.directory, self._chain, replica.loaded):
                 replica.loaded.marked_seq = -1
         finally:
@@ -190,8 +190,9 @@ class JsonStore(GroupCommit):
     def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
         begun = time.perf_counter()
         try:
-            with self._exclusive():
-                batch, changed = run_tickets(tickets, self._replica.loaded.base, parts_of)
+            with self._exclusive(tickets):
+                replica = self._replica
+                batch, changed = replica.ahead.taken(tickets, replica.loaded.seq) or self._run(tickets)
                 if changed:
                     self._replica.append([(ticket.name, ticket.written) for ticket, _ in changed], batch)
                 else:
@@ -204,14 +205,24 @@ class JsonStore(GroupCommit):
             self._refused = ""
         return partial(self._committed, len(tickets), seconds, changed)
 
-    def may_commit_here(self) -> bool:
+    def may_commit_here(self, tickets: list[Ticket]) -> bool:
         # On a disk that takes its time, or long behind somebody else's lock, a loop would stand still.
         end = self._replica.end
         if end.fd < 0 or end.poisoned or not end.is_quick:
             return False
         with contextlib.suppress(StorageUnavailable, OSError):
-            self._lock.acquire(BRIEFLY_SECONDS)
+            self._wait_for_lock(tickets, BRIEFLY_SECONDS)
         return self._lock.held
+
+    def _wait_for_lock(self, tickets: list[Ticket], seconds_max: float | None = None) -> None:
+        """Take the lock. While another process commits its batch, ours is run ahead, and theirs taken in."""
+        if not self._lock.acquire_now():
+            replica = self._replica
+            replica.ahead.run(tickets, replica.loaded.seq, self._run)
+            self._lock.acquire(seconds_max, meanwhile=replica.read_on)
+
+    def _run(self, tickets: list[Ticket], asked: Asked | None = None) -> Ran:
+        return run_tickets(tickets, self._replica.loaded.base, parts_of, asked)
 
     def _committed(self, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]) -> None:
         observed(self._observer, operations, seconds, changed)
@@ -252,7 +263,7 @@ class JsonStore(GroupCommit):
         with self._turn, self._exclusive():
             if generation != replica.generation:
                 return False
-            self._keep_foreign()
+            self._clients.keep_foreign(replica.loaded.known_clients())
             # Should the renames not reach the disk together, the file before is known all the same.
             if mark.get("clients_before") not in replica.loaded.known_clients():
                 mark = {name: value for name, value in mark.items() if name != "clients_before"}
@@ -261,7 +272,7 @@ class JsonStore(GroupCommit):
             self.directory.replace(f"{CHECKPOINT}.tmp", CHECKPOINT)
             self.directory.sync()
             replica.loaded.marked_seq = max(replica.loaded.marked_seq, mark["seq"])
-            self._clients_seen = self._clients_stat()
+            self._clients.look()
             self._bytes_last = os.stat(CHECKPOINT, dir_fd=self.directory.fd).st_size
             replica.bytes_behind = 0
             if replica.end.size > SEGMENT_BYTES_MAX:
@@ -269,13 +280,13 @@ class JsonStore(GroupCommit):
             return True
 
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Hold the lock, with everything taken in that others appended."""
+    def _exclusive(self, tickets: list[Ticket] | None = None) -> Iterator[None]:
+        """Hold the lock, with everything taken in that others appended. The tickets are what it is for."""
         replica = self._replica
         if replica.end.fd < 0:
             raise StorageUnavailable
         if not self._lock.held:
-            self._lock.acquire()
+            self._wait_for_lock(tickets or [])
         try:
             with replica.state:
                 replica.catch_up()
@@ -313,31 +324,6 @@ class JsonStore(GroupCommit):
             self._resyncing = False
 
     # Files
-
-    def _keep_foreign(self) -> None:
-        """Set aside a clients file that somebody else wrote while we ran."""
-        if self._clients_stat() == self._clients_seen:
-            return
-        try:
-            digest = hashlib.sha256(self.directory.read(CLIENTS, links_max=2)).hexdigest()
-        except FileNotFoundError:
-            return
-        except CorruptStore:
-            digest = "of a link, or of another user's file"
-        if digest in self._replica.loaded.known_clients():
-            return
-        self._foreign = foreign_name()
-        self.directory.replace(CLIENTS, self._foreign)
-        log.error(
-            "%s was changed by somebody else: kept as %s, and ours written anew", CLIENTS, self._foreign
-        )
-
-    def _clients_stat(self) -> tuple[int, ...] | None:
-        try:
-            status = os.stat(CLIENTS, dir_fd=self.directory.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def _consider_snapshot(self, *, quiet: bool) -> None:
         if self.is_behind:

@@ -7,30 +7,40 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import matches, page_of_history, position_of
-from openclaw_billing.stores.tables import Base, Layer, LayeredTransaction
+from openclaw_billing.stores.layers import Asked, Layer, LayeredTransaction
+from openclaw_billing.stores.tables import Base
 
 log = logging.getLogger(__name__)
 
 
+Ran: TypeAlias = tuple[Layer, list[tuple[Ticket, Layer]]]
+"""A batch's changes, and those of each ticket that changed anything."""
+Run: TypeAlias = Callable[[list[Ticket], Asked], Ran]
+
+
 def run_tickets(
-    tickets: list[Ticket], base: Base, write: Callable[[Layer], str] = lambda _layer: ""
-) -> tuple[Layer, list[tuple[Ticket, Layer]]]:
-    """Run each ticket over the ones before it: the batch's changes, and those of each that changed anything.
+    tickets: list[Ticket],
+    base: Base,
+    write: Callable[[Layer], str] = lambda _layer: "",
+    asked: Asked | None = None,
+) -> Ran:
+    """Run each ticket over the ones before it. `asked` notes which of the base's rows they looked at.
 
     `write` makes the text of what an operation changed; what cannot be written is that operation's failure.
     """
     batch = Layer()
     changed: list[tuple[Ticket, Layer]] = []
-    tx = LayeredTransaction(base, batch)
+    tx = LayeredTransaction(base, batch, asked)
     for ticket in tickets:
         tx.begin()
         layer = tx.layer
+        ticket.answer = ticket.error = None
         try:
             answer = ticket.operation(tx)
             ticket.written = "" if layer.empty else write(layer)

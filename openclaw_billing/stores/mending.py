@@ -8,11 +8,11 @@ from pathlib import Path
 
 from openclaw_billing.errors import BadSettings, CorruptStore
 from openclaw_billing.stores.backups import verify
+from openclaw_billing.stores.clients_watch import foreign_name
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, LOCK
 from openclaw_billing.stores.json_load import ForeignEdit, check_clients_file, load
-from openclaw_billing.stores.snapshots import foreign_name
 
 FOREIGN_BYTES_MAX = 256 << 20
 

@@ -19,9 +19,9 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_end import JsonEnd, carry_secrets, fill, prepare, records_of
 from openclaw_billing.stores.json_store import JsonStore
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.postgres_end import PostgresEnd, shown
 from openclaw_billing.stores.schema import MOVED
-from openclaw_billing.stores.tables import Layer
 
 LINES_AT_ONCE = 1_000
 

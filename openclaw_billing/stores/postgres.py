@@ -21,6 +21,7 @@ from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreO
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import observed
 from openclaw_billing.stores.postgres_batch import Appeared, InDoubt, Run, Wish, announced
 from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line, unanswered
@@ -28,7 +29,6 @@ from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql
 from openclaw_billing.stores.postgres_view import Kept, PostgresView, history_page
 from openclaw_billing.stores.schema import FILLING, MOVED
-from openclaw_billing.stores.tables import Layer
 
 log = logging.getLogger(__name__)
 

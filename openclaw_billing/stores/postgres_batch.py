@@ -26,9 +26,10 @@ from typing import Any, TypeVar
 
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import Ticket
+from openclaw_billing.stores.layers import Layer, LayeredTransaction
 from openclaw_billing.stores.postgres_sql import defaults_of, rows_of, sql, unpacked
 from openclaw_billing.stores.schema import TABLES, TableSpec
-from openclaw_billing.stores.tables import Base, BaseTable, Layer, LayeredTransaction
+from openclaw_billing.stores.tables import Base, BaseTable
 
 T = TypeVar("T")
 

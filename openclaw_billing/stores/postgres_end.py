@@ -9,12 +9,12 @@ from typing import Any
 from openclaw_billing.errors import BadSettings, StartupError
 from openclaw_billing.records import Fact
 from openclaw_billing.stores.digests import HISTORIES, Histories, Progress, counted
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.postgres_batch import load
 from openclaw_billing.stores.postgres_line import connect, driver, first_line
 from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql, unpacked
 from openclaw_billing.stores.schema import FILLING, MOVED, TABLES
-from openclaw_billing.stores.tables import Layer
 
 ROWS_PER_PAGE = 5_000
 STATEMENT_SECONDS_MAX = 600.0

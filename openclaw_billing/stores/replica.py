@@ -13,14 +13,15 @@ import time
 from typing import Any
 
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
+from openclaw_billing.stores.ahead import Ahead
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain, Line, Reader
 from openclaw_billing.stores.journal_end import JournalEnd
 from openclaw_billing.stores.journal_files import JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, begin_segment, marked, seal_batch
 from openclaw_billing.stores.json_load import Loaded, load, mend, take
+from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.schema import MOVED
-from openclaw_billing.stores.tables import Layer
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Replica:
         self._path = str(directory.path / JOURNAL)
         self.end = JournalEnd(directory)
         self.loaded = Loaded()
+        self.ahead = Ahead()
         self.state = threading.RLock()
         self.generation = 0
         self.appending = False
@@ -95,6 +97,7 @@ class Replica:
                 )
             self.end.open(loaded.size)
             self.loaded = loaded
+            self.ahead.forget()
             self.generation += 1
             self._names_proven = False
             self._settle()
@@ -237,7 +240,8 @@ class Replica:
             return
         end = self.end
         end.unproven = True
-        take(lines, self.loaded, self._path)
+        layer = take(lines, self.loaded, self._path)
+        self.ahead.see(layer.puts, self.loaded.seq)
         self.bytes_behind += lines[-1].end - end.size
         end.size = lines[-1].end
         self.changed_at = time.monotonic()

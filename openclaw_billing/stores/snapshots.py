@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from openclaw_billing.errors import CorruptStore, StorageUnavailable
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 0.5
-BYTES_BEHIND_MIN = 8 << 20
+BYTES_BEHIND_MIN = 32 << 20
 PAUSE_SECONDS = 0.002
 REST_FACTOR = 10
 ROWS_WITHOUT_PAUSE = 2_000
@@ -64,7 +63,9 @@ class Snapshots:
 
     def _run(self) -> None:
         try:
-            self.write(paced=True)
+            if not self.write(paced=True):
+                # Another process is at it: its mark will tell when it is done.
+                self._not_before = time.monotonic() + QUIET_SECONDS
         except (StorageUnavailable, CorruptStore, OSError) as error:
             # The journal is the truth: a snapshot that failed costs nothing but a longer start.
             log.warning("Snapshot not written: %s", getattr(error, "detail", error))
@@ -154,7 +155,3 @@ def shown_clients(rows: dict[str, dict[str, Any]], base: Base) -> Iterator[bytes
             yield record("clients", client_id), account, keys, record("recents", client_id)
 
     return clients_file(each())
-
-
-def foreign_name() -> str:
-    return f"{CLIENTS}.foreign-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"

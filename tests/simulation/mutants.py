@@ -19,6 +19,7 @@ from openclaw_billing.stores import journal_files, json_load
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain, Reader, Tail
 from openclaw_billing.stores.journal_end import JournalEnd
+from openclaw_billing.stores.layers import Asked
 from openclaw_billing.stores.replica import Replica
 from tests.money.test_mutants import MUTANTS
 
@@ -153,23 +154,24 @@ def the_lock_is_dropped_early(patch: pytest.MonkeyPatch) -> None:
         append(self, *args, **kwargs)
 
     held: dict[Directory, FileLock] = {}
-    acquire = FileLock.acquire
+    acquire_now = FileLock.acquire_now
 
-    def remembered(self: FileLock, seconds_max: float | None = None) -> None:
+    def remembered(self: FileLock) -> bool:
         held[self._directory] = self
-        acquire(self, seconds_max)
+        return acquire_now(self)
 
-    patch.setattr(FileLock, "acquire", remembered)
+    patch.setattr(FileLock, "acquire_now", remembered)
     patch.setattr(Replica, "append", unlocked)
 
 
 def nobody_looks_at_the_lock(patch: pytest.MonkeyPatch) -> None:
     """Everybody holds it."""
 
-    def acquire(self: FileLock, seconds_max: float | None = None) -> None:
+    def acquire_now(self: FileLock) -> bool:
         self.held = True
+        return True
 
-    patch.setattr(FileLock, "acquire", acquire)
+    patch.setattr(FileLock, "acquire_now", acquire_now)
 
 
 def a_new_lock_file_is_a_new_lock(patch: pytest.MonkeyPatch) -> None:
@@ -185,6 +187,11 @@ def a_new_lock_file_is_a_new_lock(patch: pytest.MonkeyPatch) -> None:
 def what_others_wrote_is_not_read(patch: pytest.MonkeyPatch) -> None:
     """Behind the lock it stands where it stood before."""
     patch.setattr(Replica, "catch_up", lambda self: None)
+
+
+def a_batch_run_ahead_is_believed_whatever_was_written(patch: pytest.MonkeyPatch) -> None:
+    """What it looked at was changed since, and it holds all the same."""
+    patch.setattr(Asked, "overlaps", lambda self, rows: False)
 
 
 def what_others_wrote_is_taken_for_durable(patch: pytest.MonkeyPatch) -> None:
@@ -224,6 +231,7 @@ FILES: tuple[Plant, ...] = (
     nobody_looks_at_the_lock,
     a_new_lock_file_is_a_new_lock,
     what_others_wrote_is_not_read,
+    a_batch_run_ahead_is_believed_whatever_was_written,
     what_others_wrote_is_taken_for_durable,
     a_missing_journal_is_an_empty_store,
 )

@@ -17,6 +17,7 @@ from typing import Any
 from openclaw_billing.errors import BillingError, CorruptStore, StartupError, StorageUnavailable
 from openclaw_billing.stores import (
     backups,
+    clients_watch,
     files,
     journal_end,
     journal_files,
@@ -34,6 +35,7 @@ from tests.simulation.turns import Killed, Task
 
 MODULES: tuple[ModuleType, ...] = (
     backups,
+    clients_watch,
     files,
     journal_end,
     journal_files,

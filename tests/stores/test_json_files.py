@@ -28,7 +28,7 @@ from openclaw_billing.stores.codec import row_text
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_create import seal_batch
 from openclaw_billing.stores.json_load import ForeignEdit
-from openclaw_billing.stores.tables import Layer
+from openclaw_billing.stores.layers import Layer
 from tests.stores.charging import MOMENT, audit, charging, client, key, opening
 from tests.stores.conftest import Shop
 
