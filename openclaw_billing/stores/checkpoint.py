@@ -22,8 +22,6 @@ from openclaw_billing.stores.tables import Base
 
 VERSION = 1
 ROWS_PER_CHUNK = 32
-ENDED = frozenset({"jobs", "reservations"})
-"""Tables whose rows are seldom asked for again, and grow without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +40,18 @@ def write_checkpoint(
 ) -> Iterator[bytes]:
     """The file in chunks small enough to write between two requests.
 
-    With a `base`, what has ended is packed there again: there are more jobs than anybody asks for, and a
-    garbage collector that walks them all would hold up every request.
+    With a `base`, rows of the past that were asked for since are packed there again: there are more of them
+    than anybody asks for, and a garbage collector that walks them all would hold up every request.
     """
     yield encode({"v": VERSION, **asdict(position)}).encode() + b"\n"
     for name, spec in TABLES.items():
         chunk: list[bytes] = []
         start = column_of(name)
-        ended = base.tables[name] if base is not None and name in ENDED else None
+        past = base.tables[name] if base is not None and spec.seldom_read else None
         for key, row in rows[name].items():
             packed = row if isinstance(row, bytes) else _packed(spec, row)
-            if ended is not None and packed is not row:
-                ended.pack(key, row, packed)
+            if past is not None and packed is not row:
+                past.pack(key, row, packed)
             chunk.append(b"%b\t%b\t%b\n" % (start, column_of(key), packed))
             if len(chunk) == ROWS_PER_CHUNK:
                 yield b"".join(chunk)

@@ -18,6 +18,7 @@ from openclaw_billing.stores.journal import NO_SUM, VERSION, Chain
 from openclaw_billing.stores.journal_files import CLIENTS, JOURNAL, LOCK, TURN, closed_name
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import run_tickets
+from openclaw_billing.stores.packing import pack
 from openclaw_billing.stores.schema import TABLES
 from openclaw_billing.stores.tables import Base
 
@@ -107,15 +108,19 @@ def parts_of(layer: Layer) -> Parts:
     """What one operation changed, as a journal line says it."""
     puts, places, gone = [], [], {}
     for name, rows in layer.puts.items():
-        indexes = TABLES[name].indexes.values()
+        spec = TABLES[name]
+        indexes = spec.indexes.values()
         kept = []
         for key, record in rows.items():
             if record is None:
                 continue
             text = row_text(record)
             kept.append(text)
-            values = "".join([f",{quoted(value_of(record) or '')}" for value_of in indexes])
-            places.append(f'["{name}",{len(text)},{quoted(key)}{values}]')
+            values = [value_of(record) or "" for value_of in indexes]
+            if spec.seldom_read:
+                layer.packed[id(record)] = pack(values, text.encode("ascii"))
+            shown = "".join([f",{quoted(value)}" for value in values])
+            places.append(f'["{name}",{len(text)},{quoted(key)}{shown}]')
         if kept:
             puts.append(f'"{name}":[{",".join(kept)}]')
         if len(kept) != len(rows):

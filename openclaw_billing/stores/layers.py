@@ -17,7 +17,7 @@ R = TypeVar("R")
 class Layer:
     """Changes laid over a base, or over another layer: `puts[table][key]` is a record, packed or not, or None where deleted."""
 
-    __slots__ = ("audit", "claims", "ledger", "puts", "wrote")
+    __slots__ = ("audit", "claims", "ledger", "packed", "puts", "wrote")
 
     def __init__(self) -> None:
         self.puts: dict[str, dict[str, Any]] = {}
@@ -25,6 +25,8 @@ class Layer:
         self.ledger: list[LedgerEntry] = []
         self.audit: list[AuditEntry] = []
         self.wrote = False
+        self.packed: dict[int, bytes] = {}
+        """Records of the past by their `id`, which lasts as long as the layer, as the bytes to keep of them."""
 
     @property
     def empty(self) -> bool:
@@ -40,13 +42,15 @@ class Layer:
                 mine.update(rows)
         if other.claims:
             self.claims.update(other.claims)
+        if other.packed:
+            self.packed.update(other.packed)
         # A batch that wrote history has changed something, even where every row ends as it was.
         self.wrote |= other.wrote or bool(other.ledger or other.audit)
 
     def publish(self, base: Base) -> None:
         """Make these rows the base's."""
         for name, rows in self.puts.items():
-            base.tables[name].replace_all(rows)
+            base.tables[name].replace_all(rows, self.packed)
 
 
 class Asked:

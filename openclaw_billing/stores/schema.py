@@ -48,6 +48,8 @@ class TableSpec:
     indexes: Mapping[str, Callable[[Any], str | None]]
     unique: frozenset[str] = frozenset()
     newest_by: str = "created_at"
+    seldom_read: bool = False
+    """Rows of the past, seldom asked for again, which grow without end."""
 
     def key_of(self, record: object) -> str:
         key: str = getattr(record, self.primary_key)
@@ -94,9 +96,9 @@ TABLES: Mapping[str, TableSpec] = MappingProxyType(
             TableSpec("clients", Client, "client_id", {"email": _email}, frozenset({"email"})),
             TableSpec("accounts", Account, "client_id", {}, newest_by="anchor"),
             TableSpec("keys", Key, "digest", {"client": _owner, "id": lambda key: key.key_id}),
-            TableSpec("reservations", Reservation, "reservation_id", {"pending": _pending}),
+            TableSpec("reservations", Reservation, "reservation_id", {"pending": _pending}, seldom_read=True),
             TableSpec("spent", Spent, "spent_id", {"forgettable": _forgettable}),
-            TableSpec("jobs", Job, "job_id", {"client": _owner}),
+            TableSpec("jobs", Job, "job_id", {"client": _owner}, seldom_read=True),
             TableSpec("recents", Recent, "client_id", {}, newest_by="client_id"),
             TableSpec("facts", Fact, "name", {}, newest_by="name"),
             TableSpec("subscriptions", Subscription, "client_id", {"customer": _customer}),

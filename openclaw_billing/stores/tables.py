@@ -64,8 +64,8 @@ class BaseTable(Generic[R]):
             if value:
                 self._index(name, value, key)
 
-    def replace_all(self, rows: Mapping[str, R | bytes | None]) -> None:
-        """Put each row there, packed or not; None takes what is there away."""
+    def replace_all(self, rows: Mapping[str, R | bytes | None], packed: Mapping[int, bytes]) -> None:
+        """Put each row there, packed or not; None takes what is there away. See `Layer.packed`."""
         if self.indexes:
             for key, row in rows.items():
                 self._reindex(key, row)
@@ -75,11 +75,16 @@ class BaseTable(Generic[R]):
                 if row is None:
                     mine.pop(key, None)
                 else:
-                    mine[key] = row
+                    mine[key] = packed.get(id(row), row)
 
     def _reindex(self, key: str, row: R | bytes | None) -> None:
-        before = self._values(self.rows.get(key))
-        for name, old, new in zip(self.indexes, before, self._values(row), strict=True):
+        before = self.rows.get(key)
+        if before is None:
+            for name, new in zip(self.indexes, self._values(row), strict=True):
+                if new is not None:
+                    self._index(name, new, key)
+            return
+        for name, old, new in zip(self.indexes, self._values(before), self._values(row), strict=True):
             if old != new:
                 self._move(name, key, old, new)
 
