@@ -46,15 +46,14 @@ class Ahead:
 
     def taken(self, tickets: list[Ticket], seq: int) -> Ran | None:
         """What they came to, if they come to the same after line `seq`, where we stand under the lock."""
-        ran = self._ran
-        if ran is None:
-            return None
+        ran, fits = self._ran, self._tickets == tickets
         stale = self._stale or self._seq != seq
+        self.forget()
+        if ran is None or not fits:
+            return None
         self._rests = min(2 * self._rests + 1, RESTS_MAX) if stale else 0
         self._rest = self._rests
-        fits = self._tickets == tickets
-        self.forget()
-        return ran if fits and not stale else None
+        return None if stale else ran
 
     def forget(self) -> None:
         """Nothing was run ahead."""

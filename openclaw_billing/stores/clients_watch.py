@@ -23,13 +23,13 @@ class ClientsWatch:
         self._seen: tuple[int, ...] | None = None
         self.foreign = ""
 
-    def look(self) -> None:
-        """The file is as we left it now."""
-        self._seen = self._status()
+    def look(self, name: str = CLIENTS) -> None:
+        """The file that has this name now is as we left it, and will keep what tells it apart under its own."""
+        self._seen = self._status(name)
 
     def keep_foreign(self, ours: Collection[str]) -> None:
         """Set the file aside if it is none of ours, whose digests these are."""
-        if self._status() == self._seen:
+        if self._status(CLIENTS) == self._seen:
             return
         try:
             digest = hashlib.sha256(self._directory.read(CLIENTS, links_max=2)).hexdigest()
@@ -43,9 +43,9 @@ class ClientsWatch:
         self._directory.replace(CLIENTS, self.foreign)
         log.error("%s was changed by somebody else: kept as %s, and ours written anew", CLIENTS, self.foreign)
 
-    def _status(self) -> tuple[int, ...] | None:
+    def _status(self, name: str) -> tuple[int, ...] | None:
         try:
-            status = os.stat(CLIENTS, dir_fd=self._directory.fd, follow_symlinks=False)
+            status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

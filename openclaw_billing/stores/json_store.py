@@ -218,7 +218,8 @@ class JsonStore(GroupCommit):
         """Take the lock. While another process commits its batch, ours is run ahead, and theirs taken in."""
         if not self._lock.acquire_now():
             replica = self._replica
-            replica.ahead.run(tickets, replica.loaded.seq, self._run)
+            if tickets:
+                replica.ahead.run(tickets, replica.loaded.seq, self._run)
             self._lock.acquire(seconds_max, meanwhile=replica.read_on)
 
     def _run(self, tickets: list[Ticket], asked: Asked | None = None) -> Ran:
@@ -268,11 +269,12 @@ class JsonStore(GroupCommit):
             if mark.get("clients_before") not in replica.loaded.known_clients():
                 mark = {name: value for name, value in mark.items() if name != "clients_before"}
             replica.append_mark("snapshot", mark)
+            # Before it has its name: from then on somebody may edit it.
+            self._clients.look(f"{CLIENTS}.tmp")
             self.directory.replace(f"{CLIENTS}.tmp", CLIENTS)
             self.directory.replace(f"{CHECKPOINT}.tmp", CHECKPOINT)
             self.directory.sync()
             replica.loaded.marked_seq = max(replica.loaded.marked_seq, mark["seq"])
-            self._clients.look()
             self._bytes_last = os.stat(CHECKPOINT, dir_fd=self.directory.fd).st_size
             replica.bytes_behind = 0
             if replica.end.size > SEGMENT_BYTES_MAX:

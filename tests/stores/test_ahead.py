@@ -25,6 +25,7 @@ def two(shop: Shop) -> Two:
     for store in (ours, theirs):
         # Nobody else asks for the lock.
         store._snapshots.consider = lambda **_: None
+        store._snapshots.stop()
     for client_id in ("c1", "c2"):
         ours.run(opening(client_id, 1), "open")
     return ours, theirs
