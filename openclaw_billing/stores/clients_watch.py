@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Collection
 from datetime import UTC, datetime
+from typing import Any
 
 from openclaw_billing.errors import CorruptStore
 from openclaw_billing.stores.files import Directory
@@ -54,3 +55,9 @@ class ClientsWatch:
 def foreign_name() -> str:
     """Under which name a clients file of somebody else's is kept."""
     return f"{CLIENTS}.foreign-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+
+
+def shown_seq(mark: dict[str, Any]) -> int:
+    """The line that the clients file which the mark names was true after."""
+    seq: int = mark.get("clients_seq", mark.get("seq", -1))
+    return seq

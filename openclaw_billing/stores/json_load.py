@@ -13,6 +13,7 @@ from typing import Any
 
 from openclaw_billing.errors import CorruptStore, StartupError
 from openclaw_billing.stores.checkpoint import Position, load_rows, read_position, write_checkpoint
+from openclaw_billing.stores.clients_watch import shown_seq
 from openclaw_billing.stores.codec import from_row
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader, Tail
@@ -56,7 +57,7 @@ class Loaded:
     size: int = 0
     marks: list[dict[str, Any]] = field(default_factory=list)
     marked_seq: int = -1
-    """The line that the newest snapshot stands after."""
+    """The line that the newest clients file, and no newer snapshot, stands after."""
     changed_seq: int = 0
     """The newest line that changed a record or the history."""
     torn: int | None = None
@@ -177,7 +178,6 @@ def _begin(directory: Directory, chain: Chain, loaded: Loaded, active: int) -> N
     load_rows(path, data, loaded.base)
     loaded.seq, loaded.head, loaded.batch = position.seq, position.head, position.batch
     loaded.segment, loaded.size = position.segment, position.offset
-    loaded.marked_seq = position.seq
 
 
 def _is_named(directory: Directory, digest: str, position: Position, active: int) -> bool:
@@ -271,7 +271,7 @@ def _note(line: Line, loaded: Loaded) -> None:
     loaded.unfinished = not line.ends_batch
     if (mark := data.get("mark")) is not None:
         loaded.marks.append(mark)
-        loaded.marked_seq = max(loaded.marked_seq, mark.get("seq", -1))
+        loaded.marked_seq = max(loaded.marked_seq, shown_seq(mark))
     elif data["op"] != "genesis" and not loaded.closed:
         loaded.changed_seq = line.seq
 

@@ -20,7 +20,7 @@ from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreO
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.checkpoint import Position
-from openclaw_billing.stores.clients_watch import ClientsWatch
+from openclaw_billing.stores.clients_watch import ClientsWatch, shown_seq
 from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
@@ -244,9 +244,13 @@ class JsonStore(GroupCommit):
         """Whether there are changes that no snapshot holds."""
         return self._replica.is_behind
 
-    def snapshot(self) -> bool:
-        """Write a snapshot now; whether it was this process that wrote it."""
-        return self._snapshots.write(paced=False, wait_seconds=CLOSING_SECONDS_MAX)
+    def snapshot(self, *, whole: bool = True) -> bool:
+        """Write a snapshot now, or its checkpoint alone; whether it was this process that wrote it."""
+        return self._snapshots.write(paced=False, wait_seconds=CLOSING_SECONDS_MAX, whole=whole)
+
+    def last_mark(self) -> dict[str, Any]:
+        """What the journal says of the newest snapshot."""
+        return self._replica.last_mark()
 
     def frozen(self) -> tuple[Position, dict[str, dict[str, Any]], int]:
         """A copy of every table's rows as of one line, its place, and which loading it belongs to."""
@@ -264,17 +268,20 @@ class JsonStore(GroupCommit):
         with self._turn, self._exclusive():
             if generation != replica.generation:
                 return False
-            self._clients.keep_foreign(replica.loaded.known_clients())
+            whole = "clients_seq" not in mark
+            if whole:
+                self._clients.keep_foreign(replica.loaded.known_clients())
             # Should the renames not reach the disk together, the file before is known all the same.
             if mark.get("clients_before") not in replica.loaded.known_clients():
                 mark = {name: value for name, value in mark.items() if name != "clients_before"}
             replica.append_mark("snapshot", mark)
-            # Before it has its name: from then on somebody may edit it.
-            self._clients.look(f"{CLIENTS}.tmp")
-            self.directory.replace(f"{CLIENTS}.tmp", CLIENTS)
+            if whole:
+                # Before it has its name: from then on somebody may edit it.
+                self._clients.look(f"{CLIENTS}.tmp")
+                self.directory.replace(f"{CLIENTS}.tmp", CLIENTS)
             self.directory.replace(f"{CHECKPOINT}.tmp", CHECKPOINT)
             self.directory.sync()
-            replica.loaded.marked_seq = max(replica.loaded.marked_seq, mark["seq"])
+            replica.loaded.marked_seq = max(replica.loaded.marked_seq, shown_seq(mark))
             self._bytes_last = os.stat(CHECKPOINT, dir_fd=self.directory.fd).st_size
             replica.bytes_behind = 0
             if replica.end.size > SEGMENT_BYTES_MAX:

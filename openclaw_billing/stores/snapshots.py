@@ -2,6 +2,10 @@
 
 In this order, so that after any crash each file is the newest mark's or the one before: both files under
 temporary names and fsynced; a mark with their digests in the journal, flushed; two renames; the directory.
+
+The checkpoint is what makes a start quick, the clients file is for people. Under load the first is written each
+time the journal has outgrown it, the second for a small share of the time only: the mark then names the one
+that is there, and the line that it was true after.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from openclaw_billing.errors import CorruptStore, StorageUnavailable
 from openclaw_billing.stores.checkpoint import write_checkpoint
 from openclaw_billing.stores.clients_file import clients_file
+from openclaw_billing.stores.clients_watch import shown_seq
 from openclaw_billing.stores.files import give_back
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, TURN
 from openclaw_billing.stores.tables import Base
@@ -31,6 +36,8 @@ BYTES_BEHIND_MIN = 32 << 20
 PAUSE_SECONDS = 0.002
 REST_FACTOR = 10
 ROWS_WITHOUT_PAUSE = 2_000
+CLIENTS_REST_FACTOR = 30
+"""Under load the clients file is not written again for so many times as long as it took."""
 
 
 class Snapshots:
@@ -39,7 +46,7 @@ class Snapshots:
     def __init__(self, store: JsonStore) -> None:
         self._store = store
         self._thread: threading.Thread | None = None
-        self._not_before = 0.0
+        self._not_before = self._clients_not_before = 0.0
         self._stopping = False
         self._turn_fd: int | None = None
         self.seconds_last = 0.0
@@ -51,7 +58,9 @@ class Snapshots:
         if self._thread is not None and self._thread.is_alive():
             return
         if quiet or bytes_behind > max(BYTES_BEHIND_MIN, 2 * bytes_last):
-            self._thread = threading.Thread(target=self._run, name="openclaw-billing-snapshot", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(quiet,), name="openclaw-billing-snapshot", daemon=True
+            )
             self._thread.start()
 
     def stop(self) -> None:
@@ -61,9 +70,10 @@ class Snapshots:
             self._thread.join()
         self._stopping = False
 
-    def _run(self) -> None:
+    def _run(self, quiet: bool) -> None:
+        whole = quiet or time.monotonic() >= self._clients_not_before
         try:
-            if not self.write(paced=True):
+            if not self.write(paced=True, whole=whole):
                 # Another process is at it: its mark will tell when it is done.
                 self._not_before = time.monotonic() + QUIET_SECONDS
         except (StorageUnavailable, CorruptStore, OSError) as error:
@@ -71,8 +81,11 @@ class Snapshots:
             log.warning("Snapshot not written: %s", getattr(error, "detail", error))
             self._not_before = time.monotonic() + 5
 
-    def write(self, *, paced: bool, wait_seconds: float = 0.0) -> bool:
-        """Write one now. False when another process was quicker, or the store was reloaded meanwhile."""
+    def write(self, *, paced: bool, wait_seconds: float = 0.0, whole: bool = True) -> bool:
+        """Write one now, without the clients file where it need not be whole.
+
+        False when another process was quicker, or the store was reloaded meanwhile.
+        """
         begun = time.monotonic()
         turn_fd = self._claim(begun + wait_seconds)
         if turn_fd is None:
@@ -87,10 +100,8 @@ class Snapshots:
             checkpoint = self._write(
                 f"{CHECKPOINT}.tmp", write_checkpoint(position, rows, self._store.base), pause
             )
-            clients = self._write(f"{CLIENTS}.tmp", shown_clients(rows, self._store.base), pause)
-            mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint, "clients": clients}
-            if (before := self._before()) is not None:
-                mark["clients_before"] = before
+            mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint}
+            mark |= (None if whole else self._clients_there()) or self._write_clients(rows, pause)
             written = self._store.publish_snapshot(mark, generation)
         finally:
             self._turn_fd = None
@@ -98,6 +109,23 @@ class Snapshots:
         self.seconds_last = time.monotonic() - begun
         self._not_before = time.monotonic() + REST_FACTOR * self.seconds_last
         return written
+
+    def _write_clients(self, rows: dict[str, dict[str, Any]], pause: float) -> dict[str, Any]:
+        begun = time.monotonic()
+        mark = {"clients": self._write(f"{CLIENTS}.tmp", shown_clients(rows, self._store.base), pause)}
+        if (before := self._before()) is not None:
+            mark["clients_before"] = before
+        ended = time.monotonic()
+        self._clients_not_before = ended + CLIENTS_REST_FACTOR * (ended - begun)
+        return mark
+
+    def _clients_there(self) -> dict[str, Any] | None:
+        """What a mark says of the clients file that is there already; None where no mark has named one."""
+        last = self._store.last_mark()
+        if "clients" not in last or "seq" not in last:
+            return None
+        kept: dict[str, Any] = {name: last[name] for name in ("clients", "clients_before") if name in last}
+        return {**kept, "clients_seq": shown_seq(last)}
 
     def forget(self) -> None:
         """In a forked child: the parent's turn must not last as long as we do."""

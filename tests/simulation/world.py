@@ -193,7 +193,7 @@ class World:
             self._ask_together(store)
         elif fate < 0.84:
             try:
-                self.seen["snapshots"] += store.snapshot()
+                self.seen["snapshots"] += store.snapshot(whole=choice.random() < 0.5)
             except (StorageUnavailable, OSError):
                 self.seen["snapshots refused"] += 1
         elif fate < 0.90:

@@ -478,6 +478,39 @@ def test_a_clients_file_that_is_no_json_is_refused(shop: Shop) -> None:
         shop.open()
 
 
+def test_under_load_the_checkpoint_alone_is_written_and_the_clients_file_is_true_after_it(
+    shop: Shop, until: Until
+) -> None:
+    store = shop.open()
+    store.run(opening("c1", 5), "open")
+    store.snapshot()
+    store._snapshots.stop()
+    shown = shop.clients.read_bytes()
+    store.run(charging("c1", "j1"), "charge")
+    assert store.snapshot(whole=False)
+    assert shop.clients.read_bytes() == shown
+    assert store.is_behind
+    # A start begins from that checkpoint, finds the older clients file to be ours, and writes it anew.
+    other = shop.open()
+    assert other.view.accounts.get("c1").available == 4
+    until(lambda: json.loads(shop.clients.read_text())["c1"]["credits_remaining"] == 4)
+    assert not store.view.clients.get("c2")
+    until(lambda: not store.is_behind)
+
+
+def test_an_edit_is_compared_with_what_the_clients_file_was_true_after(shop: Shop) -> None:
+    store = shop.open()
+    store.run(opening("c1", 5), "open")
+    store.snapshot()
+    store._snapshots.stop()
+    store._snapshots.consider = lambda **_: None
+    store.run(charging("c1", "j1"), "charge")
+    assert store.snapshot(whole=False)
+    shop.clients.write_text(shop.clients.read_text().replace('"Acme"', '"Mine"'))
+    with pytest.raises(ForeignEdit, match=r"\(c1: name\)"):
+        shop.open()
+
+
 def test_a_removed_clients_file_is_written_again(shop: Shop, until: Until) -> None:
     store = shop.open()
     store.run(opening("c1", 5), "open")
