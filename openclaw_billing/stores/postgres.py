@@ -24,6 +24,7 @@ from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import observed
 from openclaw_billing.stores.postgres_batch import Appeared, InDoubt, Run, Wish, announced
+from openclaw_billing.stores.postgres_guess import Guess, Memory
 from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line, unanswered
 from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql
@@ -67,6 +68,7 @@ class PostgresStore(GroupCommit):
         self.view = PostgresView(self._line, self._kept)
         self._version = self._folding = ""
         self._last_batch = ""
+        self._memory = Memory()
         self._doubts: list[tuple[str, Changed]] = []
         self._opened = False
         _survive_forks(self)
@@ -113,6 +115,7 @@ class PostgresStore(GroupCommit):
             self._opened = False
             self._line.close()
             self._kept.hear(None)
+            self._memory.forget()
 
     # Writing
 
@@ -138,6 +141,8 @@ class PostgresStore(GroupCommit):
             StorageUnavailable
         """
         psycopg = driver()
+        if (changed := self._guessed(tickets)) is not None:
+            return changed
         known: set[Wish] = set()
         taken: Exception | None = None
         for attempt in range(1 + RETRIES_MAX):
@@ -155,18 +160,41 @@ class PostgresStore(GroupCommit):
                 taken = error if getattr(error, "sqlstate", None) == UNIQUE else None
         return self._one_by_one(tickets, taken)
 
+    def _guessed(self, tickets: list[Ticket]) -> Changed | None:
+        """What changed, if all could be guessed and was guessed right.
+
+        Raises:
+            StorageUnavailable
+        """
+        if not self._memory.may_guess():
+            return None
+        connection = self._line.writer()
+        guess = Guess(connection, tickets, self._memory)
+        if not guess.runs():
+            return None
+        batch_id, right = secrets.token_hex(16), False
+        try:
+            right = guess.holds(batch_id, self._last_batch)
+            if guess.changed:
+                self._last_batch = batch_id
+        except InDoubt as doubt:
+            right = self._learn(batch_id, doubt)
+        except (driver().Error, ValueError, TypeError) as error:
+            self._may_retry(connection, error)
+        self._memory.was_right(right, guess.keys)
+        return guess.changed if right else None
+
     def _finish(self, run: Run) -> Changed:
         if not run.changed:
             run.end()
             return []
         batch_id = secrets.token_hex(16)
         try:
-            run.commit(batch_id, self._last_batch, self._line.channel)
+            self._memory.keep(run.batch, run.commit(batch_id, self._last_batch, self._line.channel))
+            self._last_batch = batch_id
         except InDoubt as doubt:
-            self._line.drop_writer()
-            if not self._came_about(batch_id, doubt):
+            if not self._learn(batch_id, doubt):
                 raise Appeared from doubt
-        self._last_batch = batch_id
         for word in announced(run.batch):
             # Here at once, elsewhere when the word arrives.
             self._kept.hear(word)
@@ -229,6 +257,16 @@ class PostgresStore(GroupCommit):
 
     # Doubt
 
+    def _learn(self, batch_id: str, doubt: InDoubt) -> bool:
+        """The same once the connection is gone, with what follows from it."""
+        self._line.drop_writer()
+        # Which versions its rows have is not known.
+        self._memory.forget()
+        came = self._came_about(batch_id, doubt)
+        if came:
+            self._last_batch = batch_id
+        return came
+
     def _came_about(self, batch_id: str, doubt: InDoubt) -> bool:
         """Whether a commit that nobody answered came about; if not, it never will.
 
@@ -268,6 +306,7 @@ class PostgresStore(GroupCommit):
             self._doubts.pop(0)
             if came:
                 self._kept.hear(None)
+                self._memory.forget()
                 observed(self._observer, len(changed), 0.0, changed)
 
     # Forking
@@ -279,6 +318,7 @@ class PostgresStore(GroupCommit):
         _INHERITED.append(inherited)
         self.forget_threads()
         self._doubts = []
+        self._memory.forget()
         self._line = Line(self.url, self._kept.hear, self._kept.prove)
         self.view = PostgresView(self._line, self._kept)
         self.view.fold_with(self._folding)

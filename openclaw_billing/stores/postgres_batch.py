@@ -47,6 +47,9 @@ Wish = tuple[str, str, str]
 BY_KEY, ALL = "", "*"
 
 
+Written = tuple[str, dict[str, Any]]
+
+
 class Missing(BaseException):
     """An operation asked for a row that is not here yet. No operation may catch it."""
 
@@ -178,15 +181,40 @@ class _ReadTable(BaseTable[Any]):
                 self._found.setdefault((index, value), []).append(self.spec.key_of(record))
 
 
-class Run:
-    """One attempt at one batch: `go`, then `commit` or `end`."""
+class Attempt:
+    """One attempt at one batch: what its tickets have changed so far."""
 
     def __init__(self, connection: Any, tickets: list[Ticket]) -> None:
         self._connection = connection
         self._tickets = tickets
-        self.reads = Reads(connection)
         self.batch = Layer()
         self.changed: list[tuple[Ticket, Layer]] = []
+
+    def _run_in(self, tx: LayeredTransaction, ticket: Ticket) -> bool:
+        """Run the ticket over the ones before it; whether it changed anything."""
+        ticket.answer = ticket.error = None
+        try:
+            answer = ticket.operation(tx)
+        except Exception as error:  # noqa: BLE001 - an operation's error belongs to its caller, whatever it is
+            ticket.error = error
+            return False
+        ticket.answer = answer
+        if tx.layer.empty:
+            return False
+        self.batch.absorb(tx.layer)
+        self.changed.append((ticket, tx.layer))
+        return True
+
+    def _writes(self, reads: Base, only_if: str = "true") -> list[Written]:
+        return list(_writes_of(self.batch, reads, self.changed, only_if))
+
+
+class Run(Attempt):
+    """The sure way: `go`, then `commit` or `end`."""
+
+    def __init__(self, connection: Any, tickets: list[Ticket]) -> None:
+        super().__init__(connection, tickets)
+        self.reads = Reads(connection)
         self._absent: set[tuple[str, str]] = set()
 
     def go(self, known: set[Wish]) -> None:
@@ -220,18 +248,8 @@ class Run:
         return len(self._tickets) if stopped < 0 else stopped
 
     def _run(self, ticket: Ticket) -> None:
-        tx = LayeredTransaction(self.reads, self.batch)
         self.reads.absent = set()
-        ticket.answer = ticket.error = None
-        try:
-            answer = ticket.operation(tx)
-        except Exception as error:  # noqa: BLE001 - an operation's error belongs to its caller, whatever it is
-            ticket.error = error
-            return
-        ticket.answer = answer
-        if not tx.layer.empty:
-            self.batch.absorb(tx.layer)
-            self.changed.append((ticket, tx.layer))
+        if self._run_in(LayeredTransaction(self.reads, self.batch), ticket):
             self._absent |= self.reads.absent
 
     def _try(self, ticket: Ticket) -> None:
@@ -239,13 +257,13 @@ class Run:
         with contextlib.suppress(Exception):
             ticket.operation(LayeredTransaction(self.reads, self.batch))
 
-    def commit(self, batch_id: str, before: str, channel: str) -> None:
-        """Write what was changed, and make it durable.
+    def commit(self, batch_id: str, before: str, channel: str) -> int:
+        """Write what was changed, and make it durable; which transaction that was.
 
         Raises:
             InDoubt, Appeared, psycopg.Error
         """
-        writes = list(_writes_of(self.batch, self.reads, self.changed))
+        writes = self._writes(self.reads)
         try:
             self._look_again()
             with self._connection.pipeline():
@@ -255,7 +273,10 @@ class Run:
                 self._connection.execute(sql("batch"), {"batch_id": batch_id, "before": before})
                 if words := announced(self.batch):
                     self._connection.execute(sql("notify"), {"channel": channel, "words": words})
+                written = self._connection.execute(sql("transaction"))
                 self._connection.execute("COMMIT")
+            transaction: int = written.fetchone()[0]
+            return transaction
         except Exception as error:
             if self._connection.closed:
                 raise InDoubt(self.changed, self.batch) from error
@@ -302,10 +323,9 @@ def load(connection: Any, batch: Layer) -> None:
         connection.execute(text, values)
 
 
-Written = tuple[str, dict[str, Any]]
-
-
-def _writes_of(batch: Layer, reads: Reads, changed: Iterable[tuple[Any, Layer]]) -> Iterator[Written]:
+def _writes_of(
+    batch: Layer, reads: Base, changed: Iterable[tuple[Any, Layer]], only_if: str = "true"
+) -> Iterator[Written]:
     """The statements that write the batch: what goes first, so that what comes finds its place free."""
     for name in reversed(list(TABLES)):
         gone = [key for key, record in batch.puts.get(name, {}).items() if record is None]
@@ -321,14 +341,17 @@ def _writes_of(batch: Layer, reads: Reads, changed: Iterable[tuple[Any, Layer]])
             if (record := rows[key]) is not None:
                 (new if table.knows_absent(key) else old).append(record)  # type: ignore[attr-defined]
         if old:
-            yield sql("write", name), {"defaults": defaults_of(name), "rows": rows_of(name, old)}
+            written = {"defaults": defaults_of(name), "rows": rows_of(name, old)}
+            yield sql("write", name, only_if=only_if), written
         if new:
-            yield sql("insert", name), {"defaults": defaults_of(name), "rows": rows_of(name, new)}
+            inserted = {"defaults": defaults_of(name), "rows": rows_of(name, new)}
+            yield sql("insert", name, only_if=only_if), inserted
     ledger: list[LedgerEntry] = [entry for _, layer in changed for entry in layer.ledger]
     audit: list[AuditEntry] = [entry for _, layer in changed for entry in layer.audit]
     for name, entries in (("ledger", ledger), ("audit", audit)):
         if entries:
-            yield sql("insert", name), {"defaults": defaults_of(name), "rows": rows_of(name, entries)}
+            appended = {"defaults": defaults_of(name), "rows": rows_of(name, entries)}
+            yield sql("insert", name, only_if=only_if), appended
 
 
 def _in_order(wishes: set[Wish]) -> Iterator[tuple[str, str, list[str]]]:

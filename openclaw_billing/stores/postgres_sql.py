@@ -22,6 +22,10 @@ FILE = Path(__file__).parent / "sql" / "postgres.sql"
 HISTORY: Mapping[str, type] = {"ledger": LedgerEntry, "audit": AuditEntry}
 
 
+IF_UNCHANGED = "current_setting('openclaw.unchanged') = 'true'"
+"""What `unchanged` has found earlier in the same transaction."""
+
+
 @cache
 def blocks() -> dict[str, str]:
     """Every named block of the file."""
@@ -30,7 +34,7 @@ def blocks() -> dict[str, str]:
 
 
 @cache
-def sql(name: str, table: str = "", index: str = "") -> str:
+def sql(name: str, table: str = "", index: str = "", only_if: str = "true") -> str:
     """A block for one table; page-like ones keep their `{wanted}` for `filled`."""
     if not table:
         return blocks()[name]
@@ -48,6 +52,7 @@ def sql(name: str, table: str = "", index: str = "") -> str:
         "newest": quoted_name(TABLES[table].newest_by) if key else "",
         "by": f"by_{index}",
         "wanted": "{wanted}",
+        "only_if": only_if,
     }
     return blocks()[name].format_map(filling)
 

@@ -110,3 +110,17 @@ def until() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def gateways(postgres_url: str) -> Iterator[Callable[[], PostgresStore]]:
+    """Each call is another gateway on the same database."""
+    with ExitStack() as stack:
+
+        def another() -> PostgresStore:
+            store = PostgresStore(postgres_url)
+            store.open()
+            stack.callback(store.close)
+            return store
+
+        yield another

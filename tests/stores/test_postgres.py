@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 
@@ -23,20 +22,6 @@ from openclaw_billing.stores.postgres_view import AGE_SECONDS_MAX, KEPT_SECONDS_
 from tests.stores.charging import MOMENT, account, audit, charging, client, entry, key, opening
 
 ADMIN = Actor("admin")
-
-
-@pytest.fixture
-def gateways(postgres_url: str) -> Iterator[Callable[[], PostgresStore]]:
-    """Each call is another gateway on the same database."""
-    with ExitStack() as stack:
-
-        def another() -> PostgresStore:
-            store = PostgresStore(postgres_url)
-            store.open()
-            stack.callback(store.close)
-            return store
-
-        yield another
 
 
 def balance_is_the_ledgers_sum(store: PostgresStore, client_id: str) -> bool:

@@ -38,13 +38,32 @@ INSERT INTO {table} ({written})
 SELECT {written} FROM json_populate_recordset(
     json_populate_record(NULL::{table}, %(defaults)s), %(rows)s
 )
+WHERE {only_if}
 
 -- name: write
 INSERT INTO {table} ({written})
 SELECT {written} FROM json_populate_recordset(
     json_populate_record(NULL::{table}, %(defaults)s), %(rows)s
 )
+WHERE {only_if}
 ON CONFLICT ({key}) DO UPDATE SET {assigned}
+
+-- name: unchanged
+SELECT set_config('openclaw.unchanged', (count(*) = %(count)s)::text, true) FROM (
+    SELECT FROM accounts
+    JOIN unnest(%(keys)s::text[], %(versions)s::text[]) AS known (key, version)
+        ON client_id = known.key AND accounts.xmin::text = known.version
+    ORDER BY client_id FOR NO KEY UPDATE OF accounts
+) AS found
+
+-- name: and absent
+SELECT set_config('openclaw.unchanged', (
+    current_setting('openclaw.unchanged') = 'true'
+    AND NOT EXISTS (SELECT FROM {table} WHERE {key} = ANY(%(keys)s))
+)::text, true)
+
+-- name: transaction
+SELECT pg_current_xact_id()::text::bigint
 
 -- name: delete
 DELETE FROM {table} WHERE {key} = ANY(%(keys)s)
