@@ -41,6 +41,8 @@ from openclaw_billing.web.ready import readiness
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
 FORGET_SECONDS = 600.0
 GC_THRESHOLDS = (10_000, 10, 50)
+SWITCH_SECONDS = 0.0001
+"""How long the thread that has made a batch durable may wait for the interpreter to tell of it."""
 WORKER_SECONDS_MAX = 10
 """How long a worker may owe a sign of life. One killed while it was asked keeps the others unwatched for so long."""
 STOP_SECONDS_MAX = 30
@@ -60,6 +62,7 @@ def create_served_app() -> ASGIApp:
     """The application of one process that `main` began: a worker of several has no log of its own yet."""
     # Requests leave few cycles behind: walking every job made since the start, again and again, finds none.
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     settings = load_settings()
     if not client_auth.runtime.log.handlers:
         logs.configure(settings, gateway=True)

@@ -25,12 +25,14 @@ log = logging.getLogger(__name__)
 
 OPERATIONS_PER_BATCH_MAX = 512
 OPERATIONS_WAITING_MAX = 20_000
+OPERATIONS_AHEAD_MAX = 128
+"""How many an event loop runs ahead at once: some milliseconds' worth."""
 
 
 class Ticket:
     """One operation that waits for its batch."""
 
-    __slots__ = ("answer", "done", "error", "name", "operation", "settle", "written")
+    __slots__ = ("answer", "done", "error", "name", "operation", "settle")
 
     def __init__(self, operation: Operation[object], name: str, settle: Settle | None) -> None:
         self.operation = operation
@@ -39,7 +41,6 @@ class Ticket:
         self.answer: object = None
         self.error: BaseException | None = None
         self.done = False
-        self.written = ""
 
     def finish(self) -> None:
         self.done = True
@@ -62,6 +63,15 @@ class GroupCommit(ABC):
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._stopped = False
+        self._goes_on = False
+
+    @property
+    def another_follows(self) -> bool:
+        """Whether the batch that runs now is followed by another at once, in the same turn."""
+        return self._goes_on and bool(self._queue)
+
+    def rest(self) -> None:  # noqa: B027 - a store need not
+        """Nothing follows any more: let go of what was kept for the next batch. Never raises."""
 
     @abstractmethod
     def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
@@ -100,6 +110,9 @@ class GroupCommit(ABC):
 
     def flush(self) -> None:
         if not self._flush_here():
+            if self._turn.locked():
+                # While another batch is made durable, this thread has nothing better to do for its callers.
+                self.run_ahead(list(self._queue)[:OPERATIONS_AHEAD_MAX])
             self.flush_soon()
 
     def may_commit_here(self, tickets: list[Ticket]) -> bool:  # noqa: ARG002 - a store need not look at them
@@ -108,6 +121,9 @@ class GroupCommit(ABC):
         Asked with the turn taken; if the answer is yes, these tickets are committed next.
         """
         return False
+
+    def run_ahead(self, tickets: list[Ticket]) -> None:  # noqa: B027 - a store need not
+        """Run what waits, though its turn has not come: `commit` may find it done. Never raises."""
 
     def resume(self) -> None:
         """Take operations again after `drain`."""
@@ -153,8 +169,13 @@ class GroupCommit(ABC):
 
     def _run_waiting(self) -> None:
         with self._turn:
-            while self._queue:
-                self._run_batch()
+            try:
+                self._goes_on = True
+                while self._queue:
+                    self._run_batch()
+            finally:
+                self._goes_on = False
+                self.rest()
 
     def _run_batch(self) -> None:
         if tickets := self._next_batch():

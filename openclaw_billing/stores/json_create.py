@@ -144,7 +144,8 @@ def _taken_over(directory: Directory, migrate: Migrate | None) -> list[tuple[str
         raise CorruptStore(path, "its journal is missing")
     data = directory.read(CLIENTS, links_max=2)
     ticket = Ticket(migrate(data), "migrate", None)
-    _, changed = run_tickets([ticket], Base(), parts_of)
+    ran = run_tickets([ticket], Base(), parts_of)
+    ran.tell()
     if isinstance(ticket.error, StartupError):
         raise ticket.error
     if ticket.error is not None:
@@ -157,4 +158,4 @@ def _taken_over(directory: Directory, migrate: Migrate | None) -> list[tuple[str
         os.chmod(BACKUP, 0o600, dir_fd=directory.fd)
         directory.sync()
     mark = marked({"clients": hashlib.sha256(data).hexdigest()})
-    return [("genesis", mark), *(("migrate", each.written) for each, _ in changed)]
+    return [("genesis", mark), *ran.written]

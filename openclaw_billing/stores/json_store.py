@@ -41,6 +41,10 @@ OPENING_SECONDS_MAX = 30.0
 """How long a start waits for the lock: the processes before it may be loading."""
 CLOSING_SECONDS_MAX = 5.0
 READY_SECONDS_MAX = 0.1
+KEPT_SECONDS_MAX = 0.02
+"""How long batches that follow each other at once may share the lock, before others have their chance."""
+ALONE_SECONDS = 1.0
+"""How long no other process must have written for that."""
 
 
 class JsonStore(GroupCommit):
@@ -67,6 +71,7 @@ class JsonStore(GroupCommit):
         self._bytes_last = 0
         self._refused = ""
         self._committed_at = 0.0
+        self._kept_since = 0.0
         self._clients = ClientsWatch(self.directory)
         self._snapshots = Snapshots(self)
         _survive_forks(self)
@@ -191,19 +196,19 @@ class JsonStore(GroupCommit):
         begun = time.perf_counter()
         try:
             with self._exclusive(tickets):
-                replica = self._replica
-                batch, changed = replica.ahead.taken(tickets, replica.loaded.seq) or self._run(tickets)
-                if changed:
-                    self._replica.append([(ticket.name, ticket.written) for ticket, _ in changed], batch)
+                ran = self._ran(tickets)
+                if ran.changed:
+                    self._replica.append(ran.written, ran.batch)
                 else:
                     self._replica.prove()
         except (StorageUnavailable, OSError) as error:
             self._refuse(tickets, error)
             return None
+        ran.tell()
         seconds, self._committed_at = time.perf_counter() - begun, time.monotonic()
-        if changed:
+        if ran.changed:
             self._refused = ""
-        return partial(self._committed, len(tickets), seconds, changed)
+        return partial(self._committed, len(tickets), seconds, ran.changed)
 
     def may_commit_here(self, tickets: list[Ticket]) -> bool:
         # On a disk that takes its time, or long behind somebody else's lock, a loop would stand still.
@@ -214,16 +219,25 @@ class JsonStore(GroupCommit):
             self._wait_for_lock(tickets, BRIEFLY_SECONDS)
         return self._lock.held
 
+    def run_ahead(self, tickets: list[Ticket]) -> None:
+        replica = self._replica
+        if not replica.end.poisoned:
+            replica.ahead.run(tickets, lambda: replica.loaded.seq, self._run)
+
     def _wait_for_lock(self, tickets: list[Ticket], seconds_max: float | None = None) -> None:
         """Take the lock. While another process commits its batch, ours is run ahead, and theirs taken in."""
         if not self._lock.acquire_now():
-            replica = self._replica
-            if tickets:
-                replica.ahead.run(tickets, replica.loaded.seq, self._run)
-            self._lock.acquire(seconds_max, meanwhile=replica.read_on)
+            self.run_ahead(tickets)
+            self._lock.acquire(seconds_max, meanwhile=self._replica.read_on)
 
-    def _run(self, tickets: list[Ticket], asked: Asked | None = None) -> Ran:
-        return run_tickets(tickets, self._replica.loaded.base, parts_of, asked)
+    def _ran(self, tickets: list[Ticket]) -> Ran:
+        """What the tickets come to now."""
+        replica = self._replica
+        ran = replica.ahead.taken(tickets, replica.loaded.seq) or Ran()
+        return self._run(tickets[len(ran.outcomes) :], None, ran)
+
+    def _run(self, tickets: list[Ticket], asked: Asked | None, after: Ran) -> Ran:
+        return run_tickets(tickets, self._replica.loaded.base, parts_of, asked=asked, after=after)
 
     def _committed(self, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]) -> None:
         observed(self._observer, operations, seconds, changed)
@@ -298,14 +312,32 @@ class JsonStore(GroupCommit):
             self._wait_for_lock(tickets or [])
         try:
             with replica.state:
-                replica.catch_up()
+                if not self._kept_since:
+                    replica.catch_up()
                 replica.appending = True
             yield
         finally:
             replica.appending = False
             # Bytes that no disk holds stay behind the lock, or others would build on them.
-            if not replica.end.cut_failed:
-                self._lock.release()
+            if replica.end.cut_failed or not self._may_keep_lock():
+                self.rest()
+
+    def _may_keep_lock(self) -> bool:
+        """Whether to keep the lock for the batch that follows at once: nobody else was seen to want it."""
+        now = time.monotonic()
+        if (
+            not self.another_follows
+            or now - self._replica.others_at < ALONE_SECONDS
+            or self._replica.end.poisoned
+        ):
+            return False
+        self._kept_since = self._kept_since or now
+        return now - self._kept_since < KEPT_SECONDS_MAX
+
+    def rest(self) -> None:
+        self._kept_since = 0.0
+        if self._lock.held and not self._replica.end.cut_failed:
+            self._lock.release()
 
     def _refuse(self, tickets: list[Ticket], error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(getattr(error, "detail", error))

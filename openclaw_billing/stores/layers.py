@@ -53,14 +53,22 @@ class Layer:
             base.tables[name].replace_all(rows, self.packed)
 
 
+NOTHING = Layer()
+"""A layer that changes nothing."""
+
+
 class Asked:
-    """Which durable rows a batch looked at: by key, or a table as a whole where more than keys was asked for."""
+    """Which rows below a batch were looked at: by key, or a table as a whole where more than keys was asked for.
 
-    __slots__ = ("keys", "whole")
+    `under` is the batch before, as long as it is being made durable: it lies between this one and the base.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("keys", "under", "whole")
+
+    def __init__(self, under: Layer | None = None) -> None:
         self.keys: dict[str, set[str]] = {name: set() for name in TABLES}
         self.whole: set[str] = set()
+        self.under = under or NOTHING
 
     def overlaps(self, rows: Mapping[str, Mapping[str, object]]) -> bool:
         """Whether one of these rows, new or changed, could have made a difference."""
@@ -94,6 +102,10 @@ class LayeredTable(Generic[R]):
             return record
         # Noted first: a row that another thread takes in meanwhile may be the one that is read.
         self._keys.add(key)
+        under = self._asked.under
+        if under is not NOTHING and (rows := under.puts.get(self._name)) is not None and key in rows:
+            found: R | None = rows[key]
+            return found
         return self._base.get(key)
 
     def by(self, index: str, value: str) -> list[R]:
@@ -137,7 +149,8 @@ class LayeredTable(Generic[R]):
         self._own[key] = record
 
     def _over(self) -> dict[str, R | None]:
-        return {**self._batch.puts.get(self._name, {}), **self._own}
+        name = self._name
+        return {**self._asked.under.puts.get(name, {}), **self._batch.puts.get(name, {}), **self._own}
 
     def _claim(self, key: str, record: R) -> None:
         before = self.get(key)
@@ -156,10 +169,10 @@ class LayeredTable(Generic[R]):
 
     def _owner(self, index: str, value: str) -> str | None:
         claim = (self._name, index, value)
-        for layer in (self._layer, self._batch):
+        self._asked.whole.add(self._name)
+        for layer in (self._layer, self._batch, self._asked.under):
             if claim in layer.claims:
                 return layer.claims[claim]
-        self._asked.whole.add(self._name)
         return next(iter(self._base.keys_by(index, value)), None)
 
 

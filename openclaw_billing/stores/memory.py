@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
 from openclaw_billing.records import AuditEntry, LedgerEntry
@@ -19,39 +20,57 @@ from openclaw_billing.stores.tables import Base
 log = logging.getLogger(__name__)
 
 
-Ran: TypeAlias = tuple[Layer, list[tuple[Ticket, Layer]]]
-"""A batch's changes, and those of each ticket that changed anything."""
-Run: TypeAlias = Callable[[list[Ticket], Asked], Ran]
+@dataclass(slots=True)
+class Ran:
+    """A batch as it was run. Its tickets know of nothing before `tell`."""
+
+    batch: Layer = field(default_factory=Layer)
+    outcomes: list[tuple[Ticket, object, BaseException | None]] = field(default_factory=list)
+    changed: list[tuple[Ticket, Layer]] = field(default_factory=list)
+    written: list[tuple[str, str]] = field(default_factory=list)
+    """For each ticket that changed anything its name, and the text of what it changed."""
+
+    def is_of(self, tickets: list[Ticket]) -> bool:
+        """Whether these tickets begin with the ones that were run."""
+        return len(self.outcomes) <= len(tickets) and all(
+            ran is ticket for (ran, _, _), ticket in zip(self.outcomes, tickets, strict=False)
+        )
+
+    def tell(self) -> None:
+        for ticket, answer, error in self.outcomes:
+            ticket.answer, ticket.error = answer, error
 
 
 def run_tickets(
     tickets: list[Ticket],
     base: Base,
     write: Callable[[Layer], str] = lambda _layer: "",
+    *,
     asked: Asked | None = None,
+    after: Ran | None = None,
 ) -> Ran:
-    """Run each ticket over the ones before it. `asked` notes which of the base's rows they looked at.
+    """Run each ticket over the ones before it, and those of `after`, whose tickets they follow in one batch.
 
     `write` makes the text of what an operation changed; what cannot be written is that operation's failure.
+    `asked` notes at which rows they looked.
     """
-    batch = Layer()
-    changed: list[tuple[Ticket, Layer]] = []
-    tx = LayeredTransaction(base, batch, asked)
+    ran = after or Ran()
+    tx = LayeredTransaction(base, ran.batch, asked)
     for ticket in tickets:
         tx.begin()
         layer = tx.layer
-        ticket.answer = ticket.error = None
         try:
             answer = ticket.operation(tx)
-            ticket.written = "" if layer.empty else write(layer)
+            text = "" if layer.empty else write(layer)
         except Exception as error:  # noqa: BLE001 - an operation's error belongs to its caller, whatever it is
-            ticket.error = error
+            ran.outcomes.append((ticket, None, error))
             continue
-        ticket.answer = answer
+        ran.outcomes.append((ticket, answer, None))
         if not layer.empty:
-            batch.absorb(layer)
-            changed.append((ticket, layer))
-    return batch, changed
+            ran.batch.absorb(layer)
+            ran.changed.append((ticket, layer))
+            ran.written.append((ticket.name, text))
+    return ran
 
 
 def observed(
@@ -83,11 +102,12 @@ class MemoryStore(GroupCommit):
 
     def commit(self, tickets: list[Ticket]) -> Callable[[], None]:
         begun = time.perf_counter()
-        batch, changed = run_tickets(tickets, self.view)
+        ran = run_tickets(tickets, self.view)
         with self._lock:
-            batch.publish(self.view)
-            self._lines.extend((layer.ledger, layer.audit) for _, layer in changed)
-        return partial(observed, self._observer, len(tickets), time.perf_counter() - begun, changed)
+            ran.batch.publish(self.view)
+            self._lines.extend((layer.ledger, layer.audit) for _, layer in ran.changed)
+        ran.tell()
+        return partial(observed, self._observer, len(tickets), time.perf_counter() - begun, ran.changed)
 
     def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
         return self._history(0, query)

@@ -40,6 +40,8 @@ class Replica:
         self.appending = False
         self.bytes_behind = 0
         self.changed_at = 0.0
+        self.others_at = 0.0
+        """When lines of another process were taken in last."""
         self.damaged = ""
         self._proven_seq = 0
         self._names_proven = True
@@ -148,9 +150,15 @@ class Replica:
         loaded, end = self.loaded, self.end
         number = loaded.batch + 1
         sealed, seq, head = seal_batch(self._chain, lines, seq=loaded.seq, head=loaded.head, batch=number)
-        end.append(sealed)
+        self.ahead.committing(batch)
+        try:
+            end.append(sealed)
+        except BaseException:
+            self.ahead.failed()
+            raise
         with self.state:
             batch.publish(loaded.base)
+            self.ahead.committed(seq)
             loaded.seq, loaded.head, loaded.batch = seq, head, number
             loaded.unfinished = False
             if mark is not None:
@@ -244,7 +252,7 @@ class Replica:
         self.ahead.see(layer.puts, self.loaded.seq)
         self.bytes_behind += lines[-1].end - end.size
         end.size = lines[-1].end
-        self.changed_at = time.monotonic()
+        self.changed_at = self.others_at = time.monotonic()
 
     def _open_next(self) -> None:
         number = self.loaded.segment + 1
@@ -297,5 +305,6 @@ class Replica:
     def forget_threads(self) -> None:
         """In a forked child: the threads that held these locks are not here."""
         self.state = threading.RLock()
+        self.ahead = Ahead()
         self.loaded.base.forget_threads()
         self.appending = False

@@ -16,10 +16,11 @@ from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import CorruptStore
 from openclaw_billing.records import Reservation, ReservationState
 from openclaw_billing.stores import journal_files, json_load
+from openclaw_billing.stores.ahead import Ahead
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain, Reader, Tail
 from openclaw_billing.stores.journal_end import JournalEnd
-from openclaw_billing.stores.layers import Asked
+from openclaw_billing.stores.layers import NOTHING, Asked
 from openclaw_billing.stores.replica import Replica
 from tests.money.test_mutants import MUTANTS
 
@@ -194,6 +195,20 @@ def a_batch_run_ahead_is_believed_whatever_was_written(patch: pytest.MonkeyPatch
     patch.setattr(Asked, "overlaps", lambda self, rows: False)
 
 
+def a_batch_run_over_one_that_failed_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """The batch before it was refused, and it goes on as if that had happened."""
+
+    def failed(self: Ahead) -> None:
+        self._committing = NOTHING
+
+    patch.setattr(Ahead, "failed", failed)
+
+
+def a_batch_run_ahead_does_not_know_the_one_before(patch: pytest.MonkeyPatch) -> None:
+    """It is run over the base alone while another batch of its own process is made durable."""
+    patch.setattr(Ahead, "committing", lambda self, batch: None)
+
+
 def what_others_wrote_is_taken_for_durable(patch: pytest.MonkeyPatch) -> None:
     """Its writer died before the flush, and we answer as if it had not."""
     patch.setattr(JournalEnd, "prove", lambda self: None)
@@ -232,6 +247,8 @@ FILES: tuple[Plant, ...] = (
     a_new_lock_file_is_a_new_lock,
     what_others_wrote_is_not_read,
     a_batch_run_ahead_is_believed_whatever_was_written,
+    a_batch_run_over_one_that_failed_is_believed,
+    a_batch_run_ahead_does_not_know_the_one_before,
     what_others_wrote_is_taken_for_durable,
     a_missing_journal_is_an_empty_store,
 )

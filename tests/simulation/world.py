@@ -19,6 +19,7 @@ from openclaw_billing.stores import (
     backups,
     clients_watch,
     files,
+    group_commit,
     journal_end,
     journal_files,
     json_create,
@@ -37,6 +38,7 @@ MODULES: tuple[ModuleType, ...] = (
     backups,
     clients_watch,
     files,
+    group_commit,
     journal_end,
     journal_files,
     json_create,
@@ -60,6 +62,7 @@ def installed(system: System) -> Iterator[None]:
         "mmap": system.mmap,
         "datetime": calendar(system.now),
         "SEGMENT_BYTES_MAX": system.choice.choice((1_500, 3_000, 64 << 20)),
+        "OPERATIONS_PER_BATCH_MAX": system.choice.choice((1, 2, 512)),
     }
     before = [
         (module, name, vars(module)[name]) for module in MODULES for name in parts if name in vars(module)
@@ -329,6 +332,14 @@ class World:
         # One thread for each process: what the threads of one do to each other is tested on the real machine.
         store._start_writer = lambda: None  # type: ignore[method-assign]
         store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
+        end, flush = store._replica.end, store._replica.end._flush
+
+        def while_others_wait() -> None:
+            if self.choice.random() < 0.5:
+                store.run_ahead(list(store._queue))
+            flush()
+
+        end._flush = while_others_wait  # type: ignore[method-assign]
         return store
 
     def _lines(self, store: JsonStore) -> list[bytes]:
