@@ -330,6 +330,25 @@ async def test_a_dead_process_gives_the_credit_back_at_expiry(
     assert (left["credits_remaining"], left["credits_reserved"]) == (4, 0)
 
 
+@pytest.mark.parametrize("days", [0, 1, 10, 30, 75])
+async def test_credits_of_dead_processes_are_offered_again_before_anybody_takes_one(
+    http: httpx.AsyncClient, door: Any, clock: ManualClock, days: int
+) -> None:
+    client = await create(http)
+    for number in range(5):
+        door.reserve_job_credit(client["client_id"], f"lost-{number}")
+    assert door.can_submit_job(client["client_id"]) == (False, "Monthly job limit reached")
+    clock.advance(days=days, minutes=16)
+    assert door.can_submit_job(client["client_id"])[0]
+    seen = await usage(http, client)
+    assert (seen["credits_remaining"], seen["credits_reserved"], seen["jobs_used"]) == (5, 0, 0)
+    assert door.get_client_by_api_key(client["api_key"])["credits_remaining"] == 5
+    (listed,) = (await http.get("/api/admin/clients", headers=ADMIN)).json()["clients"]
+    assert listed["credits_remaining"] == 5
+    assert door.deduct_job_credit(client["client_id"])
+    assert (await usage(http, client))["billing_cycle_end"] == seen["billing_cycle_end"]
+
+
 async def test_a_refund_happens_once(http: httpx.AsyncClient, door: Any) -> None:
     client = await create(http)
     door.deduct_job_credit(client["client_id"], "job-1")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from typing import cast
 
 from openclaw_billing.books import begin_cycle, end_lot, set_free
-from openclaw_billing.contracts import Transaction
+from openclaw_billing.contracts import Transaction, View
 from openclaw_billing.cycles import Cycle, cycle_at, next_cycle
 from openclaw_billing.errors import NotFound
 from openclaw_billing.lots import NEVER, allowance_id, find
 from openclaw_billing.plans import CATALOGUE, FREE_PLAN_ID
-from openclaw_billing.records import Account, Frozen, ReservationState
+from openclaw_billing.records import Account, Frozen, LedgerEntry, Reservation, ReservationState
 
 
 def touch(tx: Transaction, client_id: str, now: datetime) -> Account:
@@ -27,15 +28,20 @@ def touch(tx: Transaction, client_id: str, now: datetime) -> Account:
     account = tx.accounts.get(client_id)
     if account is None:
         raise NotFound("Client")
-    if account.due_at is not None and now < account.due_at:
+    if not _is_due(account, now):
         return account
-    account = _end_reservations(tx, account, now)
-    account = _end_lots(tx, account, now)
-    if (cycle := next_cycle(account, now)) is not None:
-        account = _turn_cycle(tx, account, cycle, now)
-    if account.grace_until is not None and now >= account.grace_until:
-        account = freeze(tx, account, now)
-    return keep(tx, account)
+    pending = tx.reservations.by("pending", client_id)
+    return keep(tx, _turned(tx, account, pending, now))
+
+
+def foreseen(view: View, account: Account, now: datetime) -> Account:
+    """The account as touching it at `now` would leave it. Nothing comes about."""
+    if not _is_due(account, now):
+        return account
+    pending = view.reservations.by("pending", account.client_id)
+    # Whoever ended one of these meanwhile has left another account.
+    account = view.accounts.get(account.client_id) or account
+    return _turned(_UNWRITTEN, account, pending, now) if _is_due(account, now) else account
 
 
 def keep(tx: Transaction, account: Account) -> Account:
@@ -86,8 +92,39 @@ def free_limit() -> int:
     return CATALOGUE[FREE_PLAN_ID].job_limit or 0
 
 
-def _end_reservations(tx: Transaction, account: Account, now: datetime) -> Account:
-    pending = tx.reservations.by("pending", account.client_id)
+def _is_due(account: Account, now: datetime) -> bool:
+    return account.due_at is None or now >= account.due_at
+
+
+def _turned(tx: Transaction, account: Account, pending: list[Reservation], now: datetime) -> Account:
+    """The account brought up to `now`. The transaction is written to, and not read."""
+    account = _end_reservations(tx, account, pending, now)
+    account = _end_lots(tx, account, now)
+    if (cycle := next_cycle(account, now)) is not None:
+        account = _turn_cycle(tx, account, cycle, now)
+    if account.grace_until is not None and now >= account.grace_until:
+        account = freeze(tx, account, now)
+    return account
+
+
+class _Unwritten:
+    """Takes what turning an account writes, and forgets it."""
+
+    @property
+    def reservations(self) -> _Unwritten:
+        return self
+
+    def put(self, record: Reservation) -> None: ...
+
+    def write_ledger(self, entry: LedgerEntry) -> None: ...
+
+
+_UNWRITTEN = cast("Transaction", _Unwritten())
+
+
+def _end_reservations(
+    tx: Transaction, account: Account, pending: list[Reservation], now: datetime
+) -> Account:
     ended = [(each.expires_at, each) for each in pending if each.expires_at and now >= each.expires_at]
     for _, reservation in sorted(ended, key=lambda pair: (pair[0], pair[1].reservation_id)):
         account, _ = set_free(tx, account, reservation, ReservationState.EXPIRED, now)

@@ -1,17 +1,16 @@
-"""Usage: where a client stands at a moment. Reading only: the cycle that a charge would turn is foreseen here."""
+"""Usage: where a client stands at a moment. Reading only: what a charge would find to end or to turn is foreseen."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from openclaw_billing import cycles, plans
+from openclaw_billing import plans
 from openclaw_billing.contracts import View
 from openclaw_billing.errors import NotFound
-from openclaw_billing.lots import Lots
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import Account, Lot, LotSource
-from openclaw_billing.turning import allowance_left, free_limit
+from openclaw_billing.turning import foreseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +70,22 @@ def standing(view: View, client_id: str, now: datetime) -> Standing:
     account = view.accounts.get(client_id)
     if account is None:
         raise NotFound("Client")
-    return standing_of(account, now)
+    return standing_of(view, account, now)
 
 
-def standing_of(account: Account, now: datetime) -> Standing:
-    limit, limited = plans.limit_of(account), account.frozen is not None
-    start, end, used, lots = account.cycle_start, account.cycle_end, account.used, account.lots
-    left = allowance_left(account)
-    if (cycle := cycles.next_cycle(account, now)) is not None:
-        start, end, used = cycle.start, cycle.end, 0
-        if account.period is not None:
-            limit = plans.plan_of(account.plan_id).job_limit
-        left = limit or 0
-        lots = _with_allowance(lots, left, end)
-    if account.grace_until is not None and now >= account.grace_until:
-        limit, limited = free_limit(), True
-        start, end = now, now + cycles.CYCLE_LENGTH
-        left = min(limit, left)
-        used, lots = limit - left, _with_allowance(lots, left, end)
-    lots = tuple(lot for lot in lots if lot.expires_at is None or lot.expires_at > now)
+def standing_of(view: View, account: Account, now: datetime) -> Standing:
+    account = foreseen(view, account, now)
     return Standing(
         plan=plans.plan_of(account.plan_id),
-        limit=limit,
-        limited=limited,
-        available=sum(lot.left for lot in lots),
+        limit=plans.limit_of(account),
+        limited=account.frozen is not None,
+        available=account.available,
         reserved=account.reserved,
-        used=used,
+        used=account.used,
         owed=account.owed,
-        start=start,
-        end=end,
-        lots=lots,
+        start=account.cycle_start,
+        end=account.cycle_end,
+        lots=account.lots,
         spent_usd_micros=account.spent_usd_micros,
-        grace_until=None if limited else account.grace_until,
+        grace_until=account.grace_until,
     )
-
-
-def _with_allowance(lots: Lots, credits: int, end: datetime) -> Lots:
-    """The lots with another allowance in the place of the one they hold."""
-    kept = tuple(lot for lot in lots if lot.source is not LotSource.ALLOWANCE)
-    return (Lot("next", LotSource.ALLOWANCE, credits, end), *kept) if credits else kept

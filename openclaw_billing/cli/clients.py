@@ -13,6 +13,7 @@ from openclaw_billing.contracts import HistoryQuery, Query
 from openclaw_billing.errors import NotFound
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.text import clean_email
+from openclaw_billing.usage import standing
 from openclaw_billing.values import rate_of, rate_text
 from openclaw_billing.web.models import NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from openclaw_billing.web.views import AuditView, ClientView, EntryView
@@ -179,7 +180,7 @@ def show_audit(
 
 
 def _shown(runtime: Runtime, client_id: str) -> dict[str, Any]:
-    client, account = runtime.view.clients.get(client_id), runtime.view.accounts.get(client_id)
-    if client is None or account is None:
+    client = runtime.view.clients.get(client_id)
+    if client is None:
         raise NotFound("Client")
-    return ClientView.of(client, account, runtime.now()).model_dump(mode="json")
+    return ClientView.of(client, standing(runtime.view, client_id, runtime.now())).model_dump(mode="json")

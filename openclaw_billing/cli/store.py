@@ -14,13 +14,14 @@ import typer
 from rich.progress import Progress
 
 from openclaw_billing import adoption, seed_file
-from openclaw_billing.cli.output import Json, opened, say, show_one
+from openclaw_billing.cli.output import Json, dumped, opened, say, show_one
 from openclaw_billing.errors import CorruptStore, StartupError
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.stores import backups, mending
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
+from openclaw_billing.usage import standing
 from openclaw_billing.web.csv_export import csv_chunks
 from openclaw_billing.web.views import ClientView
 
@@ -68,11 +69,8 @@ def export_clients(
         raise typer.BadParameter("must be csv or json", param_hint="--format")
     with opened() as runtime:
         view, now = runtime.view, runtime.now()
-        rows = []
-        for client in sorted(view.clients, key=lambda each: (each.created_at, each.client_id)):
-            account = view.accounts.get(client.client_id)
-            assert account is not None
-            rows.append(ClientView.of(client, account, now).model_dump(mode="json"))
+        clients = sorted(view.clients, key=lambda each: (each.created_at, each.client_id))
+        rows = dumped(ClientView.of(each, standing(view, each.client_id, now)) for each in clients)
     if format == "json":
         print(json.dumps(rows, indent=1))
         return

@@ -16,7 +16,7 @@ from openclaw_billing.contracts import Query, Transaction
 from openclaw_billing.errors import NotFound
 from openclaw_billing.records import CREDITS_MAX, Client, Rate
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.usage import standing_of
+from openclaw_billing.usage import standing, standing_of
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.csv_export import csv_response, wants_csv
 from openclaw_billing.web.cursors import decode_after, encode_after
@@ -304,7 +304,7 @@ def _listed(
 ) -> ClientList | Response:
     view, now = runtime.view, runtime.now()
     page = accounts.page_of_clients(view, decode_after(cursor, scope, query), plan_id=plan)
-    shown = [ClientView.of(client, account, now) for client, account in page.rows]
+    shown = [ClientView.of(client, standing_of(view, account, now)) for client, account in page.rows]
     if format == "csv" or wants_csv(request):
         return csv_response(
             "clients", list(ClientView.model_fields), [each.model_dump(mode="json") for each in shown]
@@ -326,13 +326,13 @@ def _known(runtime: Runtime, client_id: str) -> Client:
 
 
 def _view(runtime: Runtime, client: Client) -> ClientView:
-    account = runtime.view.accounts.get(client.client_id)
-    assert account is not None
-    return ClientView.of(client, account, runtime.now())
+    return ClientView.of(client, standing(runtime.view, client.client_id, runtime.now()))
 
 
 def _shown(tx: Transaction, client_id: str, now: datetime) -> dict[str, object]:
     client = tx.clients.get(client_id)
     assert client is not None
     account = ledger.touch(tx, client_id, now)
-    return ClientView.model_validate(client_fields(client, standing_of(account, now))).model_dump(mode="json")
+    return ClientView.model_validate(client_fields(client, standing_of(tx, account, now))).model_dump(
+        mode="json"
+    )

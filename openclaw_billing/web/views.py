@@ -9,7 +9,6 @@ from pydantic import Field
 
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import (
-    Account,
     AuditEntry,
     Client,
     Job,
@@ -23,7 +22,7 @@ from openclaw_billing.records import (
 )
 from openclaw_billing.stripe_facts import StripeStatus
 from openclaw_billing.stripe_records import Subscription
-from openclaw_billing.usage import Standing, standing_of
+from openclaw_billing.usage import Standing
 from openclaw_billing.web.models import Dollars, Moment, Output
 
 
@@ -82,8 +81,8 @@ class ClientView(Output):
     version: int
 
     @classmethod
-    def of(cls, client: Client, account: Account, now: datetime) -> ClientView:
-        return cls(**client_fields(client, standing_of(account, now)))
+    def of(cls, client: Client, stand: Standing) -> ClientView:
+        return cls(**client_fields(client, stand))
 
 
 class NewClientView(ClientView):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from openclaw_billing import accounts, ledger
+from openclaw_billing import accounts, ledger, usage
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import HistoryQuery, Store
 from openclaw_billing.errors import BillingError
@@ -128,8 +128,10 @@ class Money(RuleBasedStateMachine):
         self.seconds += span
 
     def both_touch(self) -> None:
+        foreseen = usage.standing(self.store.view, "acme", self.now)
         self.model.attempt(self.seconds, "look")
         self.outcome(type(self).operations.touch, (), {})
+        assert usage.standing(self.store.view, "acme", self.now) == foreseen
 
     @rule(job=JOBS, credits=CREDITS, life=LIVES)
     def reserve(self, job: str, credits: int, life: int) -> None:
