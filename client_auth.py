@@ -23,7 +23,7 @@ from fastapi import APIRouter, Request, Security
 
 from openclaw_billing import ledger, usage
 from openclaw_billing.audit import Actor
-from openclaw_billing.errors import BillingError, NotFound, PaymentOverdue, QuotaExceeded, Unprocessable
+from openclaw_billing.errors import BillingError, JobRefused, NotFound, QuotaExceeded, Unprocessable
 from openclaw_billing.metrics import StoreMetrics, StripeMetrics
 from openclaw_billing.records import Client, Reservation, ReservationState
 from openclaw_billing.runtime import Runtime
@@ -140,7 +140,7 @@ def deduct_job_credit(client_id: str, job_id: str | None = None) -> bool:
     """
     try:
         runtime.write_and_wait(ledger.charge, client_id, job_id=job_id or str(uuid.uuid4()))
-    except (QuotaExceeded, PaymentOverdue, NotFound):
+    except (JobRefused, NotFound):
         return False
     return True
 
@@ -166,7 +166,7 @@ def reserve_job_credit(
     """Set credits aside for a job, to be captured or released before `life` (a setting, 15 minutes) is over.
 
     Raises:
-        QuotaExceeded, PaymentOverdue, NotFound: nothing was set aside.
+        JobRefused, NotFound: nothing was set aside.
     """
     return runtime.write_and_wait(
         ledger.reserve, client_id, job_id=job_id, credits=credits, life=life or _life()
@@ -246,7 +246,7 @@ def job_credit(client_id: str, job_id: str | None = None, *, credits: int = 1) -
     """`with job_credit(client_id):` or `async with …`: the job inside is paid if it succeeds.
 
     Raises, on entering:
-        QuotaExceeded, PaymentOverdue, NotFound: there is no credit; the block is not run.
+        JobRefused, NotFound: there is no credit; the block is not run.
     """
     return JobCredit(client_id, job_id or str(uuid.uuid4()), credits)
 

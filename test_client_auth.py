@@ -18,7 +18,7 @@ from fastapi import Depends, FastAPI
 import client_auth
 import intake_routes
 from openclaw_billing.clock import ManualClock
-from openclaw_billing.errors import QuotaExceeded, Unprocessable
+from openclaw_billing.errors import ClientInactive, QuotaExceeded, Unprocessable
 from openclaw_billing.settings import load_settings
 
 TOKEN = "0123456789abcdef" * 4
@@ -715,6 +715,40 @@ async def test_deactivating_is_told_once_and_can_be_undone(http: httpx.AsyncClie
     assert (await http.get("/api/billing/usage", headers=key(client))).status_code == 401
     assert (await http.post(f"{path}/reactivate", headers=ADMIN)).json()["active"] is True
     assert (await http.get("/api/billing/usage", headers=key(client))).status_code == 200
+
+
+async def test_an_inactive_client_takes_no_credit_but_what_it_has_begun_ends_as_it_would(
+    http: httpx.AsyncClient, door: Any
+) -> None:
+    client_id = (await create(http))["client_id"]
+    assert door.deduct_job_credit(client_id, "done")
+    for job_id in ("running", "given up", "slow"):
+        door.reserve_job_credit(client_id, job_id)
+    await http.delete(f"/api/admin/clients/{client_id}", headers=ADMIN)
+    assert door.can_submit_job(client_id) == (False, "This client is inactive")
+    assert door.deduct_job_credit(client_id) is False
+    assert door.deduct_job_credit(client_id, "done") is True
+    with pytest.raises(ClientInactive):
+        door.reserve_job_credit(client_id, "new")
+    with pytest.raises(ClientInactive):
+        async with door.job_credit(client_id):
+            raise AssertionError("it must not run")
+    assert door.capture_job_credit(client_id, "running").state == "captured"
+    assert door.release_job_credit(client_id, "given up").state == "released"
+    assert door.refund_job_credit(client_id, "done").state == "refunded"
+    door.log_client_cost(client_id, 1)
+    await http.post(f"/api/admin/clients/{client_id}/reactivate", headers=ADMIN)
+    assert door.can_submit_job(client_id) == (True, "3 jobs left in this cycle")
+
+
+async def test_a_late_capture_is_charged_though_the_client_is_inactive_by_then(
+    http: httpx.AsyncClient, door: Any, clock: ManualClock
+) -> None:
+    client = await create(http)
+    door.reserve_job_credit(client["client_id"], "slow")
+    await http.delete(f"/api/admin/clients/{client['client_id']}", headers=ADMIN)
+    clock.advance(minutes=16)
+    assert door.capture_job_credit(client["client_id"], "slow").state == "captured"
 
 
 async def test_changing_plans_back_and_forth_mints_nothing(http: httpx.AsyncClient) -> None:

@@ -137,7 +137,10 @@ def update_client(
 
 
 def deactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Actor, now: datetime) -> bool:
-    """From now on none of the client's keys is accepted, and its subscription ends. Whether it was active."""
+    """From now on none of the client's keys is accepted, it takes no credit, and its subscription ends.
+
+    Whether it was active.
+    """
     switched = _switch(tx, client_id, False, "client.deactivated", reason, actor, now)
     known = tx.subscriptions.get(client_id)
     if known is not None and known.subscription_id is not None and known.status in LIVE:
@@ -281,6 +284,7 @@ def import_client(
         cycle_end=cycle.end,
         spent_usd_micros=seed.spent_usd_micros,
         due_at=cycle.end,
+        active=seed.active,
     )
     ledger.open_with_balance(tx, account, seed.credits_remaining, now)
     if seed.adjustments or seed.costs:
@@ -333,7 +337,10 @@ def _switch(
     client = _client(tx, client_id)
     if client.active is active:
         return False
+    account = tx.accounts.get(client_id)
+    assert account is not None
     tx.clients.put(replace(client, active=active, updated_at=now, version=client.version + 1))
+    tx.accounts.put(replace(account, active=active))
     note(tx, actor, action, client_id=client_id, object_id=client_id, reason=reason, now=now)
     return True
 

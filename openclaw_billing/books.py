@@ -156,6 +156,7 @@ def post(
         cycle_limit=account.cycle_limit,
         grace_until=account.grace_until,
         frozen=account.frozen,
+        active=account.active,
     )
 
 

@@ -2,7 +2,8 @@
 
 BillingError (an HTTPException: a host's own route may let it through)
 ├── BadRequest 400 · KeyRejected, TokenRejected 401 · CardDeclined, PaymentRequired 402 · Forbidden 403 · NotFound 404 · Conflict 409
-├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
+├── JobRefused 403: QuotaExceeded · PaymentOverdue · ClientInactive
+├── TooSlow 408 · StaleVersion 412 · TooLarge 413
 ├── Unprocessable 422 · TooManyRequests 429 · StripeRejected 502
 └── Unavailable 503: StorageUnavailable · AdminDisabled
     └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured
@@ -115,10 +116,15 @@ class Forbidden(BillingError):
     sentence = "This token may not do that"
 
 
-class QuotaExceeded(BillingError):
-    """Out of credits. Never with Retry-After: a client that retries would ask for nothing."""
+class JobRefused(BillingError):
+    """No job may begin. Never with Retry-After: a client that retries would ask for nothing."""
 
     status = 403
+
+
+class QuotaExceeded(JobRefused):
+    """Out of credits."""
+
     code = "quota_exceeded"
     sentence = "Monthly job limit reached"
 
@@ -126,10 +132,16 @@ class QuotaExceeded(BillingError):
         super().__init__(credits_remaining=credits_remaining, resets_at=resets_at.isoformat())
 
 
-class PaymentOverdue(BillingError):
-    status = 403
+class PaymentOverdue(JobRefused):
     code = "payment_overdue"
     sentence = "A payment is overdue: settle it to submit jobs"
+
+
+class ClientInactive(JobRefused):
+    """A client that is switched off takes no credit; what it has begun ends as it would."""
+
+    code = "client_inactive"
+    sentence = "This client is inactive"
 
 
 class NotFound(BillingError):

@@ -39,7 +39,7 @@ def submit(tx: Transaction, *, job: Job, actor: Actor | None, now: datetime) -> 
     Submitting it again gives the job as it stands, and charges nothing.
 
     Raises:
-        QuotaExceeded, PaymentOverdue, NotFound, Unprocessable
+        JobRefused, NotFound, Unprocessable
         IdMismatch: another job has this id.
     """
     known = tx.jobs.get(job.job_id)

@@ -20,6 +20,7 @@ from openclaw_billing.books import (
 )
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import (
+    ClientInactive,
     Conflict,
     IdMismatch,
     NotFound,
@@ -78,7 +79,7 @@ def reserve(
     """Set credits aside for a job; they come back by themselves after `life`.
 
     Raises:
-        QuotaExceeded, PaymentOverdue, IdMismatch, NotFound, Unprocessable
+        JobRefused, IdMismatch, NotFound, Unprocessable
     """
     if not timedelta(0) < life <= RESERVATION_LIFE_MAX:
         raise Unprocessable(f"A reservation lives at most {RESERVATION_LIFE_MAX}")
@@ -86,14 +87,14 @@ def reserve(
     known = _known(tx, client_id, job_id, credits)
     if known is not None and known.state in _LIVE:
         return known
-    return _take(tx, account, job_id, credits, now, now + life)
+    return _begin(tx, account, job_id, credits, now, now + life)
 
 
 def charge(tx: Transaction, client_id: str, *, job_id: str, credits: int = 1, now: datetime) -> Reservation:
     """Reserve and capture in one step.
 
     Raises:
-        QuotaExceeded, PaymentOverdue, IdMismatch, NotFound, Unprocessable
+        JobRefused, IdMismatch, NotFound, Unprocessable
     """
     account = touch(tx, client_id, now)
     known = _known(tx, client_id, job_id, credits)
@@ -102,7 +103,7 @@ def charge(tx: Transaction, client_id: str, *, job_id: str, credits: int = 1, no
             return known
         if known.state is ReservationState.PENDING:
             return _capture_pending(tx, account, known, now)
-    return _take(tx, account, job_id, credits, now, None)
+    return _begin(tx, account, job_id, credits, now, None)
 
 
 def capture(tx: Transaction, client_id: str, *, job_id: str, now: datetime) -> Reservation:
@@ -178,6 +179,15 @@ def _get(tx: Transaction, client_id: str, job_id: str) -> Reservation:
     if known is None:
         raise NotFound("Reservation")
     return known
+
+
+def _begin(
+    tx: Transaction, account: Account, job_id: str, credits: int, now: datetime, expires_at: datetime | None
+) -> Reservation:
+    """Take the credits of a job that begins: one that was begun may yet be charged when its client is not active."""
+    if not account.active:
+        raise ClientInactive
+    return _take(tx, account, job_id, credits, now, expires_at)
 
 
 def _take(

@@ -67,7 +67,14 @@ DEGRADED = Flag(
 REFUSALS: Mapping[str, Counter] = MappingProxyType(
     {
         reason: _refusals.labels(reason)
-        for reason in ("invalid_key", "invalid_token", "quota_exceeded", "payment_overdue", "rate_limited")
+        for reason in (
+            "invalid_key",
+            "invalid_token",
+            "quota_exceeded",
+            "payment_overdue",
+            "client_inactive",
+            "rate_limited",
+        )
     }
 )
 RATE_REFUSALS: Mapping[str, Counter] = MappingProxyType(

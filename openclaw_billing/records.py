@@ -145,7 +145,8 @@ class Account:
 
     With a `period` the cycles are cut from what was paid for, and a new one waits for a payment; without,
     they follow the clock. `cycle_limit` is this cycle's own limit where it is not the plan's. After
-    `grace_until` access is limited, and the paid cycle is `frozen`.
+    `grace_until` access is limited, and the paid cycle is `frozen`. `active` is the client's, kept here too
+    because a charge reads nothing else.
     """
 
     client_id: str
@@ -165,6 +166,7 @@ class Account:
     cycle_limit: int | None = None
     grace_until: datetime | None = None
     frozen: Frozen | None = None
+    active: bool = True
 
     @property
     def available(self) -> int:

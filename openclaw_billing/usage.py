@@ -7,7 +7,7 @@ from datetime import datetime
 
 from openclaw_billing import plans
 from openclaw_billing.contracts import View
-from openclaw_billing.errors import NotFound
+from openclaw_billing.errors import ClientInactive, NotFound
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import Account, Lot, LotSource
 from openclaw_billing.turning import foreseen
@@ -23,6 +23,7 @@ class Standing:
     plan: Plan
     limit: int | None
     limited: bool
+    active: bool
     available: int
     reserved: int
     used: int
@@ -54,6 +55,8 @@ class Standing:
 
     def verdict(self, needed: int = 1) -> tuple[bool, str]:
         """Whether a job would be accepted now, and why not. Advice: only a reservation decides."""
+        if not self.active:
+            return False, ClientInactive.sentence
         if self.owed > 0:
             return False, "A payment is overdue: settle it to submit jobs"
         if self.unlimited:
@@ -79,6 +82,7 @@ def standing_of(view: View, account: Account, now: datetime) -> Standing:
         plan=plans.plan_of(account.plan_id),
         limit=plans.limit_of(account),
         limited=account.frozen is not None,
+        active=account.active,
         available=account.available,
         reserved=account.reserved,
         used=account.used,

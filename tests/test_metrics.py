@@ -135,7 +135,14 @@ async def test_nothing_of_a_strangers_becomes_a_label(
     closed = {
         "operation": operations,
         "kind": {each.value for each in EntryKind},
-        "reason": {"invalid_key", "invalid_token", "quota_exceeded", "payment_overdue", "rate_limited"},
+        "reason": {
+            "invalid_key",
+            "invalid_token",
+            "quota_exceeded",
+            "payment_overdue",
+            "client_inactive",
+            "rate_limited",
+        },
     }
     labels = ",".join(each for _, each in await grown())
     assert "operation=" in labels

@@ -11,6 +11,7 @@ from openclaw_billing import accounts, ledger
 from openclaw_billing.accounts import SeedClient
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import (
+    ClientInactive,
     Conflict,
     DuplicateEmail,
     QuotaExceeded,
@@ -54,6 +55,14 @@ def test_a_client_is_taken_over_with_its_key_and_balance(house: House, seed: See
     assert seed.key_text not in repr((seed, house.audit))
     house.clock.advance(days=20)
     assert house.do(lambda tx, actor, now: ledger.touch(tx, "old", now)).available == 200
+
+
+def test_a_client_taken_over_inactive_takes_no_credit(house: House, seed: SeedClient) -> None:
+    take_over(house, replace(seed, active=False))
+    with pytest.raises(ClientInactive):
+        house.do(lambda tx, actor, now: ledger.charge(tx, "old", job_id="j", now=now))
+    house.do(accounts.reactivate, "old")
+    house.do(lambda tx, actor, now: ledger.charge(tx, "old", job_id="j", now=now))
 
 
 @pytest.mark.parametrize(

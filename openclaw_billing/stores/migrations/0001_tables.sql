@@ -38,7 +38,8 @@ CREATE TABLE accounts (
     period jsonb,
     cycle_limit bigint CHECK (cycle_limit >= 0),
     grace_until timestamptz,
-    frozen jsonb
+    frozen jsonb,
+    active boolean NOT NULL
 ) WITH (fillfactor = 50);
 
 CREATE TABLE keys (
