@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 
 import client_auth
 import intake_routes
-from openclaw_billing import inbox, logs, replies
+from openclaw_billing import inbox, logs, replies, turning
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.runtime import Runtime
@@ -39,7 +39,7 @@ from openclaw_billing.web.ready import readiness
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
-FORGET_SECONDS = 600.0
+HOUSE_SECONDS = 600.0
 GC_THRESHOLDS = (10_000, 10, 50)
 SWITCH_SECONDS = 0.0001
 """How long the thread that has made a batch durable may wait for the interpreter to tell of it."""
@@ -95,27 +95,27 @@ def _create(settings: Settings) -> tuple[FastAPI, partial[Guard]]:
 @contextlib.asynccontextmanager
 async def _keeping_house(_: FastAPI, ending: Ending) -> AsyncIterator[None]:
     ending.watch()
-    task = asyncio.create_task(_forget_what_is_old())
+    task = asyncio.create_task(_keep_house())
     try:
         yield
     finally:
         task.cancel()
 
 
-async def _forget_what_is_old() -> None:
-    """Answers under an Idempotency-Key are kept for a day, settled Stripe events for forty."""
+async def _keep_house() -> None:
+    """Cycles turn within minutes. Answers under an Idempotency-Key are kept for a day, settled Stripe events for forty."""
     while True:
         # Not at the same moment as every other gateway that was begun with this one.
-        await asyncio.sleep(FORGET_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        await asyncio.sleep(HOUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         with contextlib.suppress(StorageUnavailable):
-            await forget_what_is_old(client_auth.runtime)
+            await keep_house(client_auth.runtime)
 
 
-async def forget_what_is_old(runtime: Runtime) -> None:
-    """Look for what may go by reading, some at a time, and then let go of it."""
-    for old, forget in ((replies.old, replies.forget), (inbox.old, inbox.forget)):
-        while ids := await runtime.read(partial(old, runtime.view, now=runtime.now())):
-            if not await runtime.write(forget, ids):
+async def keep_house(runtime: Runtime) -> None:
+    """Look for what is due by reading, some at a time, and then do it."""
+    for due, do in ((turning.due, turning.turn), (replies.old, replies.forget), (inbox.old, inbox.forget)):
+        while ids := await runtime.read(partial(due, runtime.view, now=runtime.now())):
+            if not await runtime.write(do, ids):
                 break
 
 

@@ -78,6 +78,13 @@ class Rows(Protocol[R]):
         """Every record whose `index` has that value, oldest first."""
         ...
 
+    def upto(self, index: str, value: str, limit: int) -> list[R]:
+        """Records whose `index` is at most that value, the least first.
+
+        It may read the whole table, inside a transaction: never on the path of a job.
+        """
+        ...
+
     def page(self, query: Query) -> Page[R]:
         """One page. It may read the whole table: never on the path of a job."""
         ...

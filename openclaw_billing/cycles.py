@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import calendar
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from openclaw_billing.records import Account, Period
 
@@ -49,6 +50,12 @@ def months_after(moment: datetime, months: int) -> datetime:
     year, month = divmod(moment.year * 12 + moment.month - 1 + months, 12)
     day = min(moment.day, calendar.monthrange(year, month + 1)[1])
     return moment.replace(year=year, month=month + 1, day=day)
+
+
+@lru_cache(maxsize=16_384)
+def minute_of(moment: datetime) -> str:
+    """The minute that a moment is in, as a text that sorts as time does."""
+    return moment.astimezone(UTC).isoformat()[:16]
 
 
 def next_cycle(account: Account, now: datetime) -> Cycle | None:

@@ -1,22 +1,28 @@
 """Turning: one client's account brought up to the moment.
 
 `touch` comes before every operation: it lets end what has ended, limits access where grace is over, and
-turns the billing cycle. An account that is not due costs one comparison.
+turns the billing cycle. An account that is not due costs one comparison. Accounts that nobody touches are
+`turn`ed some at a time, so that the ledger and the clients file show it too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import cast
 
 from openclaw_billing.books import begin_cycle, end_lot, set_free
 from openclaw_billing.contracts import Transaction, View
-from openclaw_billing.cycles import Cycle, cycle_at, next_cycle
+from openclaw_billing.cycles import Cycle, cycle_at, minute_of, next_cycle
 from openclaw_billing.errors import NotFound
 from openclaw_billing.lots import NEVER, allowance_id, find
 from openclaw_billing.plans import CATALOGUE, FREE_PLAN_ID
 from openclaw_billing.records import Account, Frozen, LedgerEntry, Reservation, ReservationState
+
+MINUTE = timedelta(minutes=1)
+TURNED_MAX = 20
+"""How many accounts one operation turns, so that it stays short."""
 
 
 def touch(tx: Transaction, client_id: str, now: datetime) -> Account:
@@ -42,6 +48,16 @@ def foreseen(view: View, account: Account, now: datetime) -> Account:
     # Whoever ended one of these meanwhile has left another account.
     account = view.accounts.get(account.client_id) or account
     return _turned(_UNWRITTEN, account, pending, now) if _is_due(account, now) else account
+
+
+def due(view: View, *, now: datetime, limit: int = TURNED_MAX) -> list[str]:
+    """The ids of some clients whose accounts have been due for a minute, the longest due first."""
+    return [account.client_id for account in view.accounts.upto("due", minute_of(now - MINUTE), limit)]
+
+
+def turn(tx: Transaction, client_ids: Sequence[str], *, now: datetime) -> int:
+    """Touch these accounts; how many are due no more. One that stays due must not be asked for without end."""
+    return sum(not _is_due(touch(tx, client_id, now), now) for client_id in client_ids)
 
 
 def keep(tx: Transaction, account: Account) -> Account:

@@ -117,6 +117,11 @@ class LayeredTable(Generic[R]):
         found += [row for row in over.values() if row is not None and value_of(row) == value]
         return oldest_first(found, self._spec)
 
+    def upto(self, index: str, value: str, limit: int) -> list[R]:
+        value_of = self._spec.indexes[index]
+        found = [(each, row) for row in self if (each := value_of(row)) is not None and each <= value]
+        return [row for _, row in sorted(found, key=lambda pair: pair[0])[:limit]]
+
     def page(self, query: Query) -> Page[R]:
         return page_of(self, query, self._spec)
 

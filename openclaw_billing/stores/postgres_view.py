@@ -125,6 +125,10 @@ class ViewTable(Generic[R]):
         rows = self._line.read(sql("by", self.spec.name, index), {"value": value})
         return oldest_first([unpacked(self.spec.name, row) for (row,) in rows], self.spec)
 
+    def upto(self, index: str, value: str, limit: int) -> list[R]:
+        rows = self._line.read(sql("up to", self.spec.name, index), {"value": value, "limit": limit})
+        return [unpacked(self.spec.name, row) for (row,) in rows]
+
     def page(self, query: Query) -> Page[R]:
         name = self.spec.name
         wanted, values = self._wanted(query)

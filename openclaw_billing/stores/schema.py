@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from openclaw_billing.cycles import minute_of
 from openclaw_billing.records import (
     Account,
     Client,
@@ -64,6 +65,11 @@ def _owner(record: Key | Job | Checkout | Purchase | Invoice) -> str | None:
     return record.client_id
 
 
+def _due_minute(account: Account) -> str | None:
+    # Nobody waits for what an inactive client would be given.
+    return minute_of(account.due_at) if account.active and account.due_at is not None else None
+
+
 def _pending(reservation: Reservation) -> str | None:
     return reservation.client_id if reservation.state is ReservationState.PENDING else None
 
@@ -94,7 +100,7 @@ TABLES: Mapping[str, TableSpec] = MappingProxyType(
         spec.name: spec
         for spec in (
             TableSpec("clients", Client, "client_id", {"email": _email}, frozenset({"email"})),
-            TableSpec("accounts", Account, "client_id", {}, newest_by="anchor"),
+            TableSpec("accounts", Account, "client_id", {"due": _due_minute}, newest_by="anchor"),
             TableSpec("keys", Key, "digest", {"client": _owner, "id": lambda key: key.key_id}),
             TableSpec("reservations", Reservation, "reservation_id", {"pending": _pending}, seldom_read=True),
             TableSpec("spent", Spent, "spent_id", {"forgettable": _forgettable}),

@@ -6,10 +6,12 @@ a kilobyte, and the garbage collector has nothing to walk.
 
 from __future__ import annotations
 
+import heapq
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from openclaw_billing.contracts import Page, Query
@@ -45,6 +47,11 @@ class BaseTable(Generic[R]):
         if found is None:
             return []
         return [found] if isinstance(found, str) else list(found)
+
+    def upto(self, index: str, value: str, limit: int) -> list[R]:
+        values = heapq.nsmallest(limit, [each for each in list(self.indexes[index]) if each <= value])
+        keys = (key for each in values for key in self.keys_by(index, each))
+        return list(islice((row for key in keys if (row := self.get(key)) is not None), limit))
 
     def page(self, query: Query) -> Page[R]:
         return page_of(self, query, self.spec)

@@ -177,6 +177,23 @@ def test_a_page_filters_by_fields_text_and_time(store: Store) -> None:
     assert page(Query(within=("email", "b@example.com"), until=MOMENT)).total == 0
 
 
+def test_the_first_rows_up_to_a_value_of_an_index_come_in_its_order(store: Store) -> None:
+    def put(tx: Transaction) -> list[str]:
+        for number in (3, 1, 4, 2, 0):
+            tx.clients.put(client(f"c{number}"))
+            due = MOMENT + timedelta(minutes=number)
+            tx.accounts.put(replace(account(f"c{number}", 1), due_at=due if number else None))
+        return [each.client_id for each in tx.accounts.upto("due", "2026-03-01T12:03", 2)]
+
+    assert store.run(put, "put") == ["c1", "c2"]
+    first = store.view.accounts.upto
+    assert [each.client_id for each in first("due", "2026-03-01T12:03", 9)] == ["c1", "c2", "c3"]
+    assert [each.client_id for each in first("due", "2026-03-01T12:03", 2)] == ["c1", "c2"]
+    assert first("due", "2026-03-01T12:00", 9) == []
+    store.run(lambda tx: tx.accounts.put(replace(account("c1", 1), active=False, due_at=MOMENT)), "off")
+    assert [each.client_id for each in first("due", "2026-03-01T12:03", 9)] == ["c2", "c3"]
+
+
 # Unique values
 
 

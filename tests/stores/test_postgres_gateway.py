@@ -23,7 +23,7 @@ import pytest
 from fastapi import FastAPI
 
 import client_auth
-from gateway import forget_what_is_old
+from gateway import keep_house
 from openclaw_billing import replies
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.contracts import Transaction
@@ -402,7 +402,7 @@ async def test_forgetting_what_is_old_touches_nothing_that_stays(database: Serve
             # Somebody else works on what stays, for longer than anybody would wait for him.
             new = [each for each in runtime.view.spent if each.created_at == clock.now()]
             other.execute("SELECT 1 FROM spent WHERE spent_id = %s FOR UPDATE", [new[0].spent_id])
-            await forget_what_is_old(runtime)
+            await keep_house(runtime)
             assert [each.spent_id for each in runtime.view.spent] == [new[0].spent_id]
         finally:
             other.rollback()

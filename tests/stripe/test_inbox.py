@@ -249,7 +249,7 @@ async def test_events_are_forgotten_when_they_are_long_settled(house: House, acm
     assert await house.runtime.write(inbox.forget, every) == 0
     assert inbox.old(house.runtime.view, now=house.runtime.now()) == []
     house.fake.advance(days=41)
-    await gateway.forget_what_is_old(house.runtime)
+    await gateway.keep_house(house.runtime)
     assert await house.inbox() == []
 
 

@@ -20,7 +20,8 @@ CREATE TABLE clients (
 
 CREATE INDEX clients_newest ON clients (created_at DESC, client_id DESC);
 
--- The free space keeps the versions of a busy account on its page, and every index out of a charge.
+-- The free space keeps the versions of a busy account on its page, and every index out of a charge, which
+-- leaves `by_due` as it is.
 CREATE TABLE accounts (
     client_id text COLLATE "C" PRIMARY KEY CONSTRAINT accounts_client REFERENCES clients,
     plan_id text NOT NULL,
@@ -39,8 +40,11 @@ CREATE TABLE accounts (
     cycle_limit bigint CHECK (cycle_limit >= 0),
     grace_until timestamptz,
     frozen jsonb,
-    active boolean NOT NULL
+    active boolean NOT NULL,
+    by_due text COLLATE "C"
 ) WITH (fillfactor = 50);
+
+CREATE INDEX accounts_by_due ON accounts (by_due) WHERE by_due IS NOT NULL;
 
 CREATE TABLE keys (
     digest text COLLATE "C" PRIMARY KEY,

@@ -6,6 +6,11 @@ SELECT row_to_json(found) FROM (SELECT {columns} FROM {table} WHERE {key} = %(ke
 -- name: by
 SELECT row_to_json(found) FROM (SELECT {columns} FROM {table} WHERE {by} = %(value)s) AS found
 
+-- name: up to
+SELECT row_to_json(found) FROM (
+    SELECT {columns} FROM {table} WHERE {by} <= %(value)s ORDER BY {by} LIMIT %(limit)s
+) AS found
+
 -- name: some
 SELECT {key}, row_to_json(found) FROM (
     SELECT {columns} FROM {table} WHERE {key} > %(after)s ORDER BY {key} LIMIT %(limit)s
