@@ -139,6 +139,16 @@ class GroupCommit(ABC):
             writer.join()
         self._run_waiting()
 
+    def before_fork(self) -> None:  # noqa: B027 - a store need not
+        """No thread changes the state while its memory is copied."""
+
+    def after_fork_in_parent(self) -> None:  # noqa: B027 - a store need not
+        """The opposite of `before_fork`."""
+
+    def after_fork_in_child(self) -> None:
+        """No thread of ours runs here, and no file or connection of the parent's may be used."""
+        self.forget_threads()
+
     def forget_threads(self) -> None:
         """In a forked child: what waited belongs to the parent, and so does its writer's thread."""
         self._queue = deque()

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.checkpoint import Position
 from openclaw_billing.stores.clients_watch import ClientsWatch, shown_seq
 from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
+from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
 from openclaw_billing.stores.journal import Chain
@@ -74,7 +74,7 @@ class JsonStore(GroupCommit):
         self._kept_since = 0.0
         self._clients = ClientsWatch(self.directory)
         self._snapshots = Snapshots(self)
-        _survive_forks(self)
+        survive_forks(self)
 
     # Reading
 
@@ -364,8 +364,6 @@ class JsonStore(GroupCommit):
         except StorageUnavailable:
             self._resyncing = False
 
-    # Files
-
     def _consider_snapshot(self, *, quiet: bool) -> None:
         if self.is_behind:
             behind = self._replica.bytes_behind
@@ -387,37 +385,15 @@ class JsonStore(GroupCommit):
     # Forking
 
     def before_fork(self) -> None:
-        """No thread changes the state while its memory is copied."""
         self._replica.state.acquire()
 
     def after_fork_in_parent(self) -> None:
         self._replica.state.release()
 
     def after_fork_in_child(self) -> None:
-        """No thread of ours runs here, and no lock of the parent's may bind us."""
         self.forget_threads()
         self._replica.forget_threads()
         self._lock.forget()
         self._snapshots.forget()
         self._snapshots = Snapshots(self)
         self._resyncing = False
-
-
-def _survive_forks(store: JsonStore) -> None:
-    known = weakref.ref(store)
-    held: list[JsonStore] = []
-
-    def before() -> None:
-        if (alive := known()) is not None:
-            alive.before_fork()
-            held.append(alive)
-
-    def in_parent() -> None:
-        while held:
-            held.pop().after_fork_in_parent()
-
-    def in_child() -> None:
-        while held:
-            held.pop().after_fork_in_child()
-
-    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

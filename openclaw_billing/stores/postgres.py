@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import secrets
 import time
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.records import AuditEntry, LedgerEntry
+from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import observed
@@ -71,7 +70,7 @@ class PostgresStore(GroupCommit):
         self._memory = Memory()
         self._doubts: list[tuple[str, Changed]] = []
         self._opened = False
-        _survive_forks(self)
+        survive_forks(self)
 
     # Reading
 
@@ -332,13 +331,3 @@ def _check_whole(connection: Any) -> None:
         raise StartupError("A move into this database is not finished: run `move` again")
     if MOVED in found:
         raise StartupError(f"The store in this database was moved to {found[MOVED]}: use that")
-
-
-def _survive_forks(store: PostgresStore) -> None:
-    known = weakref.ref(store)
-
-    def in_child() -> None:
-        if (alive := known()) is not None:
-            alive.after_fork_in_child()
-
-    os.register_at_fork(after_in_child=in_child)

@@ -1,21 +1,26 @@
-"""Running ahead: what is run while another process commits holds only if nothing that it looked at was written."""
+"""Running ahead: what is run before its turn holds only if nothing that it looked at was written since."""
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from openclaw_billing.contracts import Transaction
-from openclaw_billing.errors import NotFound
+from openclaw_billing.errors import NotFound, StorageUnavailable
+from openclaw_billing.stores import journal_end
 from openclaw_billing.stores.json_store import JsonStore
 from tests.stores.charging import charging, opening
 from tests.stores.conftest import Shop
 
 Two = tuple[JsonStore, JsonStore]
+Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -116,3 +121,129 @@ def test_where_it_was_in_vain_it_is_seldom_tried(two: Two) -> None:
         times += charge.times
     assert times < 30
     assert ours.view.accounts.get("c9").available == 960
+
+
+# Behind a batch of our own
+
+
+class Held:
+    """The `os` of a store whose flush takes as long as the test likes, and may fail once."""
+
+    def __init__(self, store: JsonStore) -> None:
+        self.begun, self.end = threading.Event(), threading.Event()
+        self.fails = False
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fdatasync(self, fd: int) -> None:
+        if fd == self._store._replica.end.fd:
+            self.begun.set()
+            assert self.end.wait(timeout=20)
+            if self.fails:
+                self.fails = False
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.fdatasync(fd)
+
+
+@pytest.fixture
+def held(two: Two, monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Our store's next flush waits for `end`."""
+    held = Held(two[0])
+    monkeypatch.setattr(journal_end, "os", held)
+    return held
+
+
+@contextmanager
+def behind(store: JsonStore, first: Callable[[Transaction], Any], held: Held) -> Iterator[list[Any]]:
+    """In the block the first batch is being flushed; its answer or error is there at the end."""
+    answers: list[Any] = []
+
+    def run() -> None:
+        try:
+            answers.append(store.run(first, "first"))
+        except StorageUnavailable as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert held.begun.wait(timeout=20)
+    yield answers
+    held.end.set()
+    thread.join(timeout=20)
+    assert answers
+
+
+def submitted(store: JsonStore, operation: Callable[[Transaction], Any]) -> list[Any]:
+    """Asked as an event loop asks; the answer or the error comes here."""
+    answers: list[Any] = []
+    store.submit(operation, "second", lambda answer, error: answers.append(error or answer))
+    store.flush()
+    return answers
+
+
+def test_what_waits_for_a_flush_of_ours_is_run_meanwhile_and_answered_after_its_own(
+    two: Two, held: Held, until: Until
+) -> None:
+    ours, theirs = two
+    theirs.run(opening("c3", 2), "open")
+    charge = Counted(charging("c3", "job 2"))
+    with behind(ours, charging("c3", "job 1"), held) as first:
+        second = submitted(ours, charge)
+        assert charge.times == 1
+        assert (first, second) == ([], [])
+    until(lambda: second)
+    assert (first, second, charge.times) == ([True], [True], 1)
+    for store in two:
+        assert store.view.accounts.get("c3").available == 0
+    assert theirs.run(charging("c3", "job 3"), "third") is False
+
+
+def test_the_last_credit_is_not_given_to_who_was_run_behind_its_charge(
+    two: Two, held: Held, until: Until
+) -> None:
+    ours, _ = two
+    charge = Counted(charging("c1", "job 2"))
+    with behind(ours, charging("c1", "job 1"), held) as first:
+        second = submitted(ours, charge)
+    until(lambda: second)
+    assert (first, second, charge.times) == ([True], [False], 1)
+
+
+def test_what_was_run_behind_a_batch_that_failed_knows_nothing_of_it(
+    two: Two, held: Held, until: Until
+) -> None:
+    ours, theirs = two
+    held.fails = True
+    charge = Counted(charging("c1", "job 2"))
+    with behind(ours, charging("c1", "job 1"), held) as first:
+        second = submitted(ours, charge)
+        assert charge.times == 1
+    until(lambda: second)
+    assert isinstance(first[0], StorageUnavailable)
+    assert (second, charge.times) == ([True], 2)
+    assert theirs.view.spent.get("job 1") is None
+    assert theirs.view.spent.get("job 2") is not None
+
+
+def test_a_store_whose_batches_follow_each_other_lets_others_have_their_turn(two: Two, until: Until) -> None:
+    ours, theirs = two
+    ours.run(opening("c3", 10**6), "open")
+    over = threading.Event()
+
+    def again(_answer: object, _error: BaseException | None) -> None:
+        if not over.is_set():
+            ours.submit(charging("c3", f"job {time.perf_counter_ns()}"), "again", again)
+
+    for _ in range(2):
+        again(None, None)
+    ours.flush_soon()
+    try:
+        for number in range(10):
+            begun = time.monotonic()
+            assert theirs.run(charging("c3", f"theirs {number}"), "theirs")
+            assert time.monotonic() - begun < 2
+    finally:
+        over.set()
+    until(lambda: not ours._lock.held)
