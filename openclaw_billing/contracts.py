@@ -313,9 +313,17 @@ class Store(Protocol):
         """The same from an event loop: at once, in this very thread, where the store knows that to be quick."""
         ...
 
-    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]: ...
+    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
+        """A page of the ledger.
 
-    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]: ...
+        Raises:
+            CorruptStore: the history is not as it was written.
+        """
+        ...
+
+    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
+        """The same of the audit log."""
+        ...
 
     def health(self) -> Health: ...
 

@@ -294,6 +294,24 @@ def test_verify_names_the_first_entry_that_was_tampered_with(
     assert "restore the newest backup" in refused.err
 
 
+def test_a_history_that_was_tampered_with_is_not_shown_and_doctor_says_where(
+    run: Run, acme: dict[str, Any], data: Path
+) -> None:
+    assert (data / "openclaw_clients.checkpoint").exists()
+    journal = data / "openclaw_clients.journal"
+    journal.write_bytes(journal.read_bytes().replace(b'"available":200', b'"available":900'))
+    where = re.compile(r"openclaw_clients\.journal at byte \d+ \(entry \d+\): ")
+    for command in (["ledger", acme["client_id"]], ["audit"]):
+        done = run(*command)
+        assert (done.code, done.out) == (78, "")
+        assert where.search(done.err)
+        assert done.err.count("\n") == 1
+    assert run("clients", "show", acme["client_id"]).code == 0
+    done = run("doctor")
+    assert done.code == 1
+    assert where.search(done.err)
+
+
 def test_a_backup_is_restored_to_an_entry_and_to_a_moment(
     run: Run, acme: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from openclaw_billing import adoption, seed_file
 from openclaw_billing.cli.output import Json, dumped, opened, say, show_one
+from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import CorruptStore, StartupError
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
@@ -169,6 +170,8 @@ def doctor() -> None:
         if settings.data_dir.exists() or settings.database_url is not None:
             with opened() as runtime:
                 health = runtime.store.health()
+                # Whoever reads of the history has the whole of it checked.
+                runtime.store.ledger(HistoryQuery(limit=1))
                 if not health.writable:
                     found.append(f"Changes are refused: {health.reason}")
                 if asyncio.run(_counts_alone(runtime)):

@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 from openclaw_billing.errors import CorruptStore
@@ -149,6 +150,21 @@ class Reader:
                 return
             yield line
             start = end + 1
+
+    def follow(self, data: mmap | bytes, start: int) -> None:
+        """Go on from byte `start` through whole lines, and look only whether each follows the one before.
+
+        Raises:
+            CorruptStore: one does not.
+        """
+        while start < len(data):
+            stop = data.find(b"\n", start)
+            line = data[start : stop if stop >= 0 else len(data)]
+            begins = f'{{"v":{VERSION},"seq":{self.seq + 1},"prev":"{self.head}",'.encode("ascii")
+            if not (line.startswith(begins) and self._chain.is_sealed(line)):
+                raise CorruptStore(self.path, self._reason(line), offset=start, seq=self.seq + 1)
+            self.seq, self.head = self.seq + 1, line[-len(_END) - 64 : -len(_END)].decode("ascii")
+            start += len(line) + 1
 
     def tail(self, data: bytes, base: int, good: int) -> Tail:
         """What stands behind the good lines, which end at byte `good` of the file.

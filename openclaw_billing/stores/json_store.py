@@ -25,7 +25,8 @@ from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
 from openclaw_billing.stores.journal import Chain
-from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK, closed_name, history
+from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK
+from openclaw_billing.stores.journal_history import JournalHistory
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
 from openclaw_billing.stores.json_load import check_clients_file
 from openclaw_billing.stores.layers import Asked, Layer
@@ -173,6 +174,7 @@ class JsonStore(GroupCommit):
             if not self.directory.exists(JOURNAL):
                 create(self.directory, self._chain, self._migrate)
             replica.open()
+            self._journal = JournalHistory(self.directory, self._chain)
             self._clients.look()
             if not check_clients_file(self.directory, self._chain, replica.loaded):
                 replica.loaded.marked_seq = -1
@@ -376,11 +378,9 @@ class JsonStore(GroupCommit):
         if replica.end.moved() and not replica.read_on():
             self._resync()
         with replica.state:
-            segment = replica.loaded.segment
             # A descriptor of our own stays at this segment, whatever is closed meanwhile.
-            active = os.dup(replica.end.fd), replica.end.size
-        closed = [closed_name(number) for number in range(segment - 1, 0, -1)]
-        return history(self.directory, active, closed, part, record, query)
+            active, number = (os.dup(replica.end.fd), replica.end.size), replica.loaded.segment
+        return self._journal.entries(active, number, part, record, query)
 
     # Forking
 
@@ -396,4 +396,5 @@ class JsonStore(GroupCommit):
         self._lock.forget()
         self._snapshots.forget()
         self._snapshots = Snapshots(self)
+        self._journal = JournalHistory(self.directory, self._chain)
         self._resyncing = False

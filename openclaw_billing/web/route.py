@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from openclaw_billing.errors import JobRefused, TooLarge, TooSlow
+from openclaw_billing.errors import CorruptStore, JobRefused, StorageUnavailable, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.limits import RATE_FIELDS
@@ -98,6 +98,10 @@ def refused(error: Exception, request_id: str) -> Response:
         return problem(error, request_id)
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED)
+    if isinstance(error, CorruptStore):
+        # Its sentence is for the operator: it names files.
+        log.error("Request %s was refused: %s", request_id, error)
+        return problem(StorageUnavailable(), request_id)
     log.error("Request %s failed", request_id, exc_info=error)
     return internal_error(request_id)
 
