@@ -137,6 +137,7 @@ def deduct_job_credit(client_id: str, job_id: str | None = None) -> bool:
 
     Raises:
         StorageUnavailable: it could not be made durable; nothing was taken.
+        Unprocessable: the id is too long, or has characters that do not show.
     """
     try:
         runtime.write_and_wait(ledger.charge, client_id, job_id=job_id or str(uuid.uuid4()))
@@ -149,7 +150,7 @@ def log_client_cost(client_id: str, cost: float | Decimal | str, job_id: str | N
     """Add what a job cost us, in dollars, exact to a millionth.
 
     Raises:
-        Unprocessable: the cost is not a finite number from 0 up.
+        Unprocessable: the cost is not a finite number from 0 up, or the id has characters that do not show.
         NotFound: there is no such client.
     """
     try:

@@ -37,6 +37,7 @@ from openclaw_billing.records import (
     Reservation,
     ReservationState,
 )
+from openclaw_billing.text import clean_id, clean_text
 
 REASON_LENGTH_MAX = 500
 
@@ -316,8 +317,19 @@ def check_credits(credits: int) -> None:
 
 
 def check_reason(reason: str) -> None:
-    if len(reason) > REASON_LENGTH_MAX:
-        raise Unprocessable(f"A reason has at most {REASON_LENGTH_MAX} characters")
+    """A reason may be empty."""
+    try:
+        if reason:
+            clean_text(reason, REASON_LENGTH_MAX)
+    except ValueError as error:
+        raise Unprocessable(f"A reason: {error}") from error
+
+
+def check_job_id(job_id: str) -> None:
+    try:
+        clean_id(job_id)
+    except ValueError as error:
+        raise Unprocessable(f"A job id: {error}") from error
 
 
 def end_lot(tx: Transaction, account: Account, lot: Lot, now: datetime) -> Account:

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
-from openclaw_billing.books import check_credits, check_reason, fit_allowance, post, settle
+from openclaw_billing.books import check_credits, check_job_id, check_reason, fit_allowance, post, settle
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import Conflict, IdMismatch, UnknownPlan, UnlimitedPlan, Unprocessable
 from openclaw_billing.lots import LOTS_MAX, added, allowance_id, drawn, drawn_from, drawn_of, find, lot_of
@@ -184,6 +184,8 @@ def log_cost(
         NotFound
         Unprocessable: out of range.
     """
+    if job_id is not None:
+        check_job_id(job_id)
     account = touch(tx, client_id, now)
     spent = account.spent_usd_micros + checked_cost(cost_usd_micros)
     if spent > SPENT_USD_MICROS_MAX:

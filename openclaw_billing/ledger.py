@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from openclaw_billing.books import (
     check_credits,
+    check_job_id,
     check_reason,
     give_back,
     open_account,
@@ -59,8 +60,6 @@ __all__ = [
     "reserve",
     "touch",
 ]
-
-JOB_ID_LENGTH_MAX = 200
 
 
 def reservation_id(client_id: str, job_id: str) -> str:
@@ -166,8 +165,7 @@ _LIVE = (ReservationState.PENDING, ReservationState.CAPTURED)
 def _known(tx: Transaction, client_id: str, job_id: str, credits: int) -> Reservation | None:
     """What an earlier call with this job's id left behind."""
     check_credits(credits)
-    if not 0 < len(job_id) <= JOB_ID_LENGTH_MAX:
-        raise Unprocessable(f"A job id has 1 to {JOB_ID_LENGTH_MAX} characters")
+    check_job_id(job_id)
     known = tx.reservations.get(reservation_id(client_id, job_id))
     if known is not None and known.credits != credits:
         raise IdMismatch

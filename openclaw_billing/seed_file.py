@@ -14,12 +14,16 @@ from typing import Any
 from openclaw_billing import accounts
 from openclaw_billing.accounts import SeedClient
 from openclaw_billing.contracts import Duplicate, Transaction
-from openclaw_billing.errors import BadSettings, DuplicateEmail
+from openclaw_billing.errors import BadSettings, Conflict, DuplicateEmail
 from openclaw_billing.keys import Peppers, is_key_shape
+from openclaw_billing.plans import plan_of
 from openclaw_billing.records import COST_USD_MICROS_MAX, CREDITS_MAX, Adjustment, Cost, Rate
+from openclaw_billing.text import clean_id, clean_text
 from openclaw_billing.values import rate_of
 
 CLIENTS_MAX = 1_000_000
+TEXT_LENGTH_MAX = 1000
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 RECENT_MAX = 5
 REASON_LENGTH_MAX = 500
 
@@ -28,16 +32,16 @@ def read(data: bytes) -> list[SeedClient]:
     """Every client of the file.
 
     Raises:
-        BadSettings: the file is not of the seed's form; the text names the client and the field.
+        BadSettings: the file is not of the seed's form; the text names the client and the field, or the place.
     """
     try:
         clients = json.loads(
             data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_no_doubles
         )
     except (ValueError, RecursionError) as error:
-        raise BadSettings(f"The clients file is not valid JSON ({type(error).__name__})") from error
+        raise BadSettings(f"it is not valid JSON: {error}") from error
     if not isinstance(clients, dict) or len(clients) > CLIENTS_MAX:
-        raise BadSettings("The clients file must be one object of clients, each under its id")
+        raise BadSettings("it must be one object of clients, each under its id")
     read_clients = [_client(client_id, fields) for client_id, fields in clients.items()]
     _refuse_shared(read_clients)
     return read_clients
@@ -47,20 +51,23 @@ def take_over(tx: Transaction, *, data: bytes, peppers: Peppers, now: datetime) 
     """Make every client of the file one of ours; how many there were.
 
     Raises:
-        BadSettings: the file is not of the seed's form, or one of its clients is here already.
+        BadSettings: the file is not of the seed's form.
+        Conflict: one of its clients, or its email, is here already.
     """
     clients = read(data)
     for client in clients:
         if tx.clients.get(client.client_id) is not None:
-            raise BadSettings(f"Client {client.client_id} is in the store already")
+            raise Conflict(f"Client {client.client_id} is in the store already", code="client_exists")
         try:
             accounts.import_client(tx, client, peppers=peppers, now=now)
         except (Duplicate, DuplicateEmail) as error:
-            raise BadSettings(f"Client {client.client_id}: its email belongs to another client") from error
+            said = f"Client {client.client_id}: its email belongs to another client"
+            raise Conflict(said, code="duplicate_email") from error
     return len(clients)
 
 
 def _client(client_id: str, fields: Any) -> SeedClient:
+    _check_characters(client_id, fields)
     if not isinstance(fields, dict):
         raise BadSettings(f"Client {client_id}: it must be an object")
     created = _moment(client_id, fields, "created_at", datetime.now(UTC))
@@ -126,9 +133,12 @@ def _entries(metadata: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _text(client_id: str, fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not value.strip() or len(value) > 1000:
-        raise BadSettings(f"Client {client_id}: {name} must be a text")
-    return value
+    try:
+        if not isinstance(value, str):
+            raise ValueError("it must be a text")
+        return clean_text(value, TEXT_LENGTH_MAX)
+    except ValueError as error:
+        raise BadSettings(f"Client {client_id}: {name}: {error}") from error
 
 
 def _optional(fields: dict[str, Any], name: str) -> str | None:
@@ -157,9 +167,10 @@ def _count(client_id: str, fields: dict[str, Any]) -> int:
     value = fields.get("credits_remaining", 0)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= CREDITS_MAX:
-        raise BadSettings(f"Client {client_id}: credits_remaining must be a whole number of credits")
     # -1 is how some files write unlimited.
+    least = -1 if plan_of(str(fields.get("plan"))).unlimited else 0
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= CREDITS_MAX:
+        raise BadSettings(f"Client {client_id}: credits_remaining must be a whole number of credits")
     return max(0, value)
 
 
@@ -182,9 +193,25 @@ def _moment(client_id: str, fields: dict[str, Any], name: str, missing: datetime
         return missing
     try:
         moment = datetime.fromisoformat(value)
-    except (ValueError, TypeError) as error:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadSettings(f"Client {client_id}: {name} must be a time") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if not EARLIEST <= moment < LATEST:
+        raise BadSettings(
+            f"Client {client_id}: {name} must be from {EARLIEST.year} on and before {LATEST.year}"
+        )
+    return moment
+
+
+def _check_characters(client_id: str, fields: Any) -> None:
+    try:
+        clean_id(client_id)
+        # JSON can name half of a character, which cannot be written anywhere.
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadSettings(f"Client {client_id}: it holds half of a character") from error
+    except ValueError as error:
+        raise BadSettings(f"Client {client_id!a}: its id: {error}") from error
 
 
 def _refuse_shared(clients: list[SeedClient]) -> None:

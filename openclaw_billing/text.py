@@ -60,10 +60,10 @@ def clean_id(value: str) -> str:
     """An id of the caller's making, as it is.
 
     Raises:
-        ValueError: it is empty, too long, or has blanks or characters that do not show.
+        ValueError: it is empty, too long, or has characters that do not show.
     """
     if not 1 <= len(value) <= ID_LENGTH_MAX:
         raise ValueError(f"it must have 1 to {ID_LENGTH_MAX} characters")
-    if " " in value or not value.isprintable():
-        raise ValueError("it must have visible characters only, without blanks")
+    if not value.isprintable():
+        raise ValueError("it must have visible characters only")
     return value

@@ -253,9 +253,13 @@ def test_an_import_is_tried_first_and_done_when_told_to(run: Run, tmp_path: Path
     shown = run("clients", "show", "old-1", "--json").json
     assert (shown["credits_remaining"], shown["total_spent"]) == (7, 5.5)
     again = run("import", str(file), "--yes")
-    assert (again.code, "old-1 is in the store already" in again.err) == (78, True)
+    assert (again.code, "old-1 is in the store already" in again.err) == (1, True)
+    assert again.err.count("Refused") == 1
     assert KEY_TEXT not in tried.err + done.err + again.err
     assert file.read_bytes() == before
+    file.write_text('{"old-1": }')
+    broken = run("import", str(file))
+    assert (broken.code, f"{file}: it is not valid JSON" in broken.err) == (78, True)
     link = tmp_path / "link.json"
     link.symlink_to(file)
     assert run("import", str(link)).code == 78

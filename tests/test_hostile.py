@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import client_auth
 import gateway
-from openclaw_billing import seed_file
+from openclaw_billing import accounts, seed_file
+from openclaw_billing.audit import Actor
+from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import BillingError, CorruptStore, StartupError
 from openclaw_billing.keys import Peppers, is_key_shape, new_checked_key_text, new_key_text
+from openclaw_billing.records import EntryKind, LedgerEntry
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.signatures import is_signed
 from openclaw_billing.stores.journal import Chain, Reader
@@ -161,3 +165,36 @@ async def test_no_headers_let_a_stranger_in(door: None) -> None:
         assert status in (400, 401, 404, 405, 415, 422, 429) or path == "/health", (path, method, headers)
         assert len(body) <= 2048
     assert len(seen) >= 100
+
+
+@pytest.mark.anyio
+async def test_what_was_kept_with_half_a_character_in_it_is_shown_without_it(door: None) -> None:
+    """Nothing lets such text in any more; a store may hold it all the same."""
+    odd = "half\ud800"
+
+    def keep(tx: Transaction, *, now: datetime) -> None:
+        accounts.create_client(
+            tx,
+            client_id="acme",
+            name=odd,
+            email="a@example.com",
+            plan_id="free",
+            key=None,
+            actor=Actor("admin"),
+            now=now,
+        )
+        accounts.update_client(tx, "acme", metadata={odd: odd}, actor=Actor("admin"), now=now)
+        tx.write_ledger(
+            LedgerEntry(
+                client_id="acme", number=2, kind=EntryKind.GRANT, time=now, operation_id=odd, reason=odd
+            )
+        )
+
+    client_auth.runtime.write_and_wait(keep)
+    app = gateway.create_app(load_settings(admin_token=TOKEN, rate_limits=False))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway/api/admin/") as http:
+        for path in ("clients", "clients/acme", "clients/acme/ledger", "audit"):
+            for accept in ("application/json", "text/csv"):
+                answer = await http.get(path, headers={"X-Auth-Token": TOKEN, "Accept": accept})
+                assert (answer.status_code, "half?" in answer.text) == (200, True), (path, accept)

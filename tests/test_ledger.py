@@ -110,10 +110,24 @@ def test_credits_that_are_no_count_are_refused(acme: Acme, credits: object) -> N
     assert acme.available == 5
 
 
-@pytest.mark.parametrize("job_id", ["", "x" * 201])
-def test_a_job_id_of_the_wrong_length_is_refused(acme: Acme, job_id: str) -> None:
-    with pytest.raises(Unprocessable):
-        acme.do(ledger.charge, job_id=job_id)
+@pytest.mark.parametrize("job_id", ["", "x" * 201, "half\ud800", "a\nb", "a\u202eb"])
+def test_a_job_id_that_cannot_be_kept_or_shown_is_refused(acme: Acme, job_id: str) -> None:
+    for operation in (ledger.charge, ledger.reserve):
+        with pytest.raises(Unprocessable, match="A job id"):
+            acme.do(operation, job_id=job_id)
+    with pytest.raises(Unprocessable, match="A job id"):
+        acme.do(ledger.log_cost, 1, job_id=job_id)
+    assert acme.kinds() == ["grant"]
+
+
+@pytest.mark.parametrize("reason", ["x" * 501, "half\ud800", "a\nb"])
+def test_a_reason_that_cannot_be_kept_or_shown_is_refused(acme: Acme, reason: str) -> None:
+    acme.do(ledger.charge, job_id="j")
+    with pytest.raises(Unprocessable, match="A reason"):
+        acme.do(ledger.refund, job_id="j", reason=reason)
+    with pytest.raises(Unprocessable, match="A reason"):
+        acme.adjust(1, "a", reason=reason)
+    assert acme.available == 4
 
 
 def test_reserved_credits_are_set_aside_then_captured(acme: Acme) -> None:

@@ -192,6 +192,14 @@ def test_a_plan_that_we_do_not_know_is_kept_and_shown(runtime: Runtime, write: C
     "changes",
     [
         {"credits_remaining": -5},
+        {"credits_remaining": -1},
+        {"plan": "platinum", "credits_remaining": -1},
+        {"billing_cycle_start": "9999-12-31T00:00:00"},
+        {"created_at": "0001-01-01T00:00:00+05:00", "billing_cycle_start": None},
+        {"name": "Bad\ud800 name"},
+        {"name": "two\nlines"},
+        {"metadata": {"note": "half\udfff"}},
+        {"metadata": {"cost_log": [{"cost": 1, "job_id": "half\udfff"}]}},
         {"credits_remaining": "many"},
         {"credits_remaining": True},
         {"credits_remaining": 1.5},
@@ -224,6 +232,18 @@ def test_a_client_that_cannot_be_is_named_and_nothing_is_touched(
     assert not (data / BAK).exists()
 
 
+def test_a_file_that_is_no_json_is_refused_with_the_place(runtime: Runtime, data: Path) -> None:
+    (data / "openclaw_clients.json").write_bytes(b'{"old-1": {"name": "Acme",\n  "email": }}')
+    with pytest.raises(StartupError, match=r"openclaw_clients\.json: .* line 2 column 12"):
+        runtime.open()
+
+
+def test_a_client_id_that_cannot_be_shown_is_refused(runtime: Runtime, write: Callable[..., bytes]) -> None:
+    write(seed_client(1, client_id="half\ud800"))
+    with pytest.raises(StartupError, match=r"half\\ud800"):
+        runtime.open()
+
+
 @pytest.mark.parametrize(
     "whole",
     [
@@ -243,7 +263,7 @@ def test_a_client_that_cannot_be_is_named_and_nothing_is_touched(
 )
 def test_a_file_of_another_form_is_refused_and_left(runtime: Runtime, data: Path, whole: bytes) -> None:
     (data / "openclaw_clients.json").write_bytes(whole)
-    with pytest.raises(StartupError):
+    with pytest.raises(StartupError, match=r"openclaw_clients\.json"):
         runtime.open()
     assert (data / "openclaw_clients.json").read_bytes() == whole
     assert not (data / "openclaw_clients.journal").exists()

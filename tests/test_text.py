@@ -148,12 +148,10 @@ def test_an_id_that_passes_is_visible(value: str) -> None:
         return
     assert kept == value
     assert is_safe(kept)
-    assert not any(each.isspace() for each in kept)
+    assert not any(each.isspace() and each != " " for each in kept)
 
 
-@pytest.mark.parametrize(
-    "value", ["", "x" * 201, "a b", "a\tb", "a\nb", "a\x00b", "a\u202eb", "a\u00a0b", "\ud800"]
-)
+@pytest.mark.parametrize("value", ["", "x" * 201, "a\tb", "a\nb", "a\x00b", "a\u202eb", "a\u00a0b", "\ud800"])
 def test_an_id_with_anything_hidden_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="it must have"):
         clean_id(value)
@@ -161,4 +159,4 @@ def test_an_id_with_anything_hidden_is_refused(value: str) -> None:
 
 def test_an_id_may_be_long_and_in_any_script() -> None:
     assert clean_id("x" * 200) == "x" * 200
-    assert clean_id("задача-7/β:1") == "задача-7/β:1"
+    assert clean_id("задача-7/β:1 (a b)") == "задача-7/β:1 (a b)"

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from openclaw_billing import adoption, seed_file
 from openclaw_billing.cli.output import Json, dumped, opened, say, show_one
 from openclaw_billing.contracts import HistoryQuery
-from openclaw_billing.errors import CorruptStore, StartupError
+from openclaw_billing.errors import BadSettings, CorruptStore, StartupError
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.stores import backups, mending
@@ -50,7 +50,10 @@ def import_clients(
 ) -> None:
     """Take over a clients file of the seed's own format. The file is left as it is."""
     data, owner = mending.read_foreign(file)
-    clients = seed_file.read(data)
+    try:
+        clients = seed_file.read(data)
+    except BadSettings as error:
+        raise BadSettings(f"{file}: {error}") from error
     say(f"{file}: {len(clients)} clients; the file belongs to user {owner}")
     for client in clients:
         say(f"  {client.client_id}  {client.plan_id}  {client.credits_remaining} credits")

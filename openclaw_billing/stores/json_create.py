@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from openclaw_billing.contracts import Operation
-from openclaw_billing.errors import CorruptStore, StartupError
+from openclaw_billing.errors import BadSettings, CorruptStore, StartupError
 from openclaw_billing.stores.codec import encode, moment_text, quoted, row_text
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.group_commit import Ticket
@@ -147,7 +147,7 @@ def _taken_over(directory: Directory, migrate: Migrate | None) -> list[tuple[str
     ran = run_tickets([ticket], Base(), parts_of)
     ran.tell()
     if isinstance(ticket.error, StartupError):
-        raise ticket.error
+        raise BadSettings(f"{path}: {ticket.error}") from ticket.error
     if ticket.error is not None:
         raise CorruptStore(path, f"cannot be taken over ({ticket.error})") from ticket.error
     if directory.exists(BACKUP):

@@ -48,6 +48,11 @@ class Output(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, values: object) -> object:
+        return _written(values)
+
     @classmethod
     def made(cls, **values: object) -> Self:
         """The answer with all of its fields, which are our own: `model_construct` without its walk over them."""
@@ -181,6 +186,15 @@ def _moment(value: object) -> object:
     except (ValueError, OverflowError):
         pass  # A thirteenth month, or a moment that is beyond the calendar once in UTC.
     raise ValueError("it must be a moment with its offset, such as 2026-02-19T10:30:00+00:00")
+
+
+def _written(value: object) -> object:
+    """The value as it can be written: a row kept long ago may hold half of a character."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_written(name): _written(each) for name, each in value.items()}
+    return value
 
 
 def _text(length_max: int, *, multiline: bool = False) -> Any:

@@ -90,12 +90,6 @@ def test_the_newest_five_adjustments_are_kept_for_a_person_to_read(acme: Acme) -
     assert [each.reason for each in recent.adjustments] == [f"gift {number}" for number in range(2, 7)]
 
 
-def test_a_reason_has_a_limit(acme: Acme) -> None:
-    with pytest.raises(Unprocessable):
-        acme.adjust(1, "a", reason="x" * 501)
-    assert acme.available == 5
-
-
 def test_a_claw_back_takes_what_there_is_and_the_rest_is_owed(acme: Acme) -> None:
     acme.buy(10, "pack")
     acme.do(ledger.charge, job_id="j", credits=12)
