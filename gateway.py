@@ -36,6 +36,7 @@ from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.guard import Guard
 from openclaw_billing.web.ready import readiness
+from openclaw_billing.web.serving import show_new_token
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             client_auth.runtime.log.warning("%s", problem)
         # A store that cannot be opened is better told here, in one sentence, than by every worker.
         client_auth.runtime.open()
-        _show_new_token()
+        show_new_token(client_auth.runtime)
         client_auth.runtime.close()
     except StartupError as error:
         print(f"The gateway did not start. {error}", file=sys.stderr)
@@ -223,13 +224,6 @@ def _knows_patience() -> bool:
 
 def _end(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
-
-
-def _show_new_token() -> None:
-    token = client_auth.runtime.new_admin_token
-    if token is not None:
-        # To the terminal and never through logging, which is kept and shipped.
-        print(f"\n  Admin token (shown this once, kept in the data directory): {token}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,11 @@ class Runtime:
         observer: StoreObserver | None = None,
         stripe: StripeAccount | None = None,
         stripe_observer: StripeObserver | None = None,
+        makes_token: bool = True,
     ) -> None:
+        """`makes_token`: whether an admin token is made where there is none, for whoever starts this to see."""
         self._settings = settings
+        self._makes_token = makes_token
         self._given_store = store
         self._store: Store | None = None
         self._observer = observer
@@ -277,11 +280,14 @@ class Runtime:
         if given is not None:
             newest_first = [text.strip() for text in given.get_secret_value().split(",") if text.strip()]
             return newest_first[::-1]
-        if self.settings.database_url is not None:
-            # A file of one machine would be no use to the others.
-            raise BadSettings("OPENCLAW_DATABASE_URL needs OPENCLAW_KEY_PEPPER, the same on every machine")
-        directory.open()
-        return [directory.secret("pepper", secrets.token_hex(32))[0]]
+        # One that is made here would be no use to the other machines of a database.
+        pepper, _ = self._secret(directory, "pepper", make=self.settings.database_url is None)
+        if pepper is None:
+            raise BadSettings(
+                "OPENCLAW_DATABASE_URL needs the pepper of its keys, the same on every machine: set "
+                "OPENCLAW_KEY_PEPPER, or carry the file `pepper` to the data directory"
+            )
+        return [pepper]
 
     def _open_admin_token(self, directory: Directory) -> None:
         state = self.settings.admin_token_state
@@ -292,10 +298,22 @@ class Runtime:
             assert self.settings.admin_token is not None
             text = self.settings.admin_token.get_secret_value()
         else:
-            directory.open()
-            text, made = directory.secret("admin_token", secrets.token_hex(32))
+            kept, made = self._secret(directory, "admin_token", make=self._makes_token)
+            if kept is None:
+                return
+            text = kept
             self.new_admin_token = text if made else self.new_admin_token
         self._admin_digests = (hashlib.sha256(text.encode()).digest(),)
+
+    def _secret(self, directory: Directory, name: str, *, make: bool) -> tuple[str | None, bool]:
+        """The secret in the data directory, made there now where it may be; whether it was."""
+        if make:
+            directory.open()
+            return directory.secret(name, secrets.token_hex(32))
+        if not self.settings.data_dir.exists():
+            return None, False
+        directory.open()
+        return directory.kept_secret(name), False
 
 
 def pepper_id(pepper: str) -> str:

@@ -114,6 +114,13 @@ def test_the_list_of_commands_here_is_the_whole(run: Run) -> None:
     assert top == {each[0] for each in COMMANDS if each}
 
 
+def test_no_command_makes_an_admin_token(run: Run, acme: dict[str, Any], data: Path) -> None:
+    assert (data / "pepper").exists()
+    assert not (data / "admin_token").exists()
+    assert run("doctor").code == 0
+    assert not (data / "admin_token").exists()
+
+
 def test_wrong_usage_ends_with_2(run: Run, data: Path) -> None:
     for wrong in (
         ["nothing"],

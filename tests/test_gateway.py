@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from openclaw_billing.stores import backups
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain
-from tests.served import Served, clean_environment, served
+from tests.served import ROOT, Served, clean_environment, served
 
 JOB = {"project_name": "Build", "description": "A feature", "task_type": "other"}
 
@@ -36,6 +37,14 @@ def test_the_first_start_makes_a_token_and_shows_it_once(gateway: Served) -> Non
     assert "Admin token" in gateway.said
     admin = httpx.get(f"{gateway.base}/api/admin/clients", headers={"X-Auth-Token": gateway.token})
     assert admin.status_code == 200
+
+
+def test_the_token_is_shown_by_the_first_start_though_a_command_came_before_it(tmp_path: Path) -> None:
+    environment = clean_environment(OPENCLAW_DATA_DIR=str(tmp_path / "data"), PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-m", "openclaw_billing", "clients", "list"]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
+    with served(tmp_path) as running:
+        assert running.said.count(running.token) == 1
 
 
 def test_every_file_is_its_owners_alone(gateway: Served) -> None:

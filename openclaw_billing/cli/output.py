@@ -28,7 +28,7 @@ ACTOR = Actor(name="cli")
 @contextmanager
 def opened() -> Iterator[Runtime]:
     """The runtime of the settings in force, closed afterwards."""
-    runtime = Runtime()
+    runtime = Runtime(makes_token=False)
     runtime.open()
     try:
         yield runtime

@@ -33,24 +33,26 @@ class Directory:
         self.allow_network = allow_network
         self.fd = -1
 
-    def open(self) -> None:
-        """Make the directory (0700) if it is not there, and check that it is ours alone.
+    def open(self, *, make: bool = True) -> None:
+        """Make the directory (0700) if it is not there and may be made, and check that it is ours alone.
 
         Raises:
-            BadSettings: another user owns it, others may write to it, or it is on a network file system.
+            BadSettings: it is not there, another user owns it, others may write to it, or it is on a network
+                file system.
         """
         if self.fd >= 0:
             return
         try:
-            made = not self.path.exists()
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made = make and not self.path.exists()
+            if made:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             if made:
                 os.fchmod(self.fd, 0o700)
                 _sync_parent(self.path)
         except OSError as error:
             self.close()
-            raise BadSettings(f"The data directory {self.path} cannot be used: {error.strerror}") from error
+            raise BadSettings(f"The directory {self.path} cannot be used: {error.strerror}") from error
         try:
             self._check()
         except BadSettings:
@@ -182,10 +184,17 @@ class Directory:
             give_back(fd)
         return fd is None
 
+    def kept_secret(self, name: str) -> str | None:
+        """The secret kept in that file."""
+        try:
+            return self.read(name, links_max=2).decode("ascii").strip()
+        except FileNotFoundError:
+            return None
+
     def secret(self, name: str, made: str) -> tuple[str, bool]:
-        """The secret kept in that file, or `made` written there now; whether it was made now."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.read(name, links_max=2).decode("ascii").strip(), False
+        """The same, or `made` written there now; whether it was made now."""
+        if (kept := self.kept_secret(name)) is not None:
+            return kept, False
         temporary = f"{name}.{os.getpid()}.tmp"
         self.write_new(temporary, [made.encode("ascii") + b"\n"])
         try:

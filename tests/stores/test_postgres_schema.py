@@ -118,11 +118,25 @@ def test_the_command_upgrades_and_tells(postgres_address: str, tmp_path: Path) -
         assert "CREATE TABLE ledger" in db("upgrade", "--sql").stdout
 
 
-def test_several_machines_need_the_pepper_in_their_settings(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data", database_url="postgresql://nobody@localhost/none")
-    with pytest.raises(BadSettings, match="OPENCLAW_KEY_PEPPER"):
-        Runtime(settings).open()
-    assert not (tmp_path / "data").exists()
+def test_beside_a_database_a_pepper_is_given_or_carried_and_never_made(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    settings = Settings(data_dir=data, database_url=postgres_url)
+    for there in (False, True):
+        with pytest.raises(BadSettings, match=r"set OPENCLAW_KEY_PEPPER, or carry the file `pepper`"):
+            Runtime(settings).open()
+        assert data.exists() is there
+        assert not (data / "pepper").exists()
+        data.mkdir(mode=0o700, exist_ok=True)
+    (data / "pepper").write_text(f"{PEPPER}\n")
+    carried = Runtime(settings)
+    carried.open()
+    in_settings = Runtime(Settings(data_dir=tmp_path / "other", database_url=postgres_url, key_pepper=PEPPER))
+    in_settings.open()
+    assert carried.peppers.digests("oc_live_x") == in_settings.peppers.digests("oc_live_x")
+    carried.close()
+    in_settings.close()
 
 
 def test_a_runtime_with_a_database_url_keeps_its_records_there(postgres_url: str, tmp_path: Path) -> None:
