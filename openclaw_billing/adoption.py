@@ -3,115 +3,133 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from openclaw_billing import accounts, ledger
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Transaction
-from openclaw_billing.errors import BadSettings, BillingError
-from openclaw_billing.records import Client
+from openclaw_billing.errors import BillingError
 from openclaw_billing.text import clean_email, clean_text
 from openclaw_billing.values import rate_of, rate_text
 
 ACTOR = Actor(name="adopt")
+REASON = "clients file edited"
 NAME_MAX = 200
 
 
-def adopt(tx: Transaction, *, data: bytes, now: datetime) -> list[str]:
-    """Take over every legal difference; one sentence for each, taken over or not.
+@dataclass(slots=True)
+class Adopted:
+    """What was taken over, and what was not, in sentences."""
 
-    Raises:
-        BadSettings: the file is not one object of clients.
+    done: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def adopt(tx: Transaction, *, data: bytes, differing: Mapping[str, Sequence[str]], now: datetime) -> Adopted:
+    """Take over every legal difference. `differing` names the fields of each client that were edited.
+
+    What stands in the file beside them may be older than the store, and is nobody's wish.
     """
+    adopted, clients = Adopted(), _clients_in(data)
+    for client_id, names in differing.items():
+        fields = clients.get(client_id) if tx.clients.get(client_id) is not None else None
+        edited = {name: fields.get(name) for name in names if name in _ADOPTING} if fields else {}
+        if beyond := [name for name in names if name not in edited]:
+            adopted.left.append(f"{client_id}: {', '.join(beyond)} not adopted")
+        _adopt_client(tx, client_id, edited, adopted, now)
+    return adopted
+
+
+def _clients_in(data: bytes) -> dict[str, dict[str, Any]]:
     try:
-        edited = json.loads(data)
-    except ValueError as error:
-        raise BadSettings("The clients file is not valid JSON: nothing was adopted") from error
-    if not isinstance(edited, dict):
-        raise BadSettings("The clients file is not one object of clients: nothing was adopted")
-    said: list[str] = []
-    for client_id, fields in edited.items():
-        client = tx.clients.get(client_id)
-        if client is None or not isinstance(fields, dict):
-            said.append(f"{client_id}: there is no such client; left out")
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    clients = found.items() if isinstance(found, dict) else ()
+    return {client_id: fields for client_id, fields in clients if isinstance(fields, dict)}
+
+
+def _adopt_client(
+    tx: Transaction, client_id: str, edited: Mapping[str, Any], adopted: Adopted, now: datetime
+) -> None:
+    for name, attempt in _ADOPTING.items():
+        if name not in edited:
             continue
-        said += [f"{client_id}: {each}" for each in _adopt_client(tx, client, fields, now)]
-    return said or ["The file says what the store says."]
-
-
-def _adopt_client(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> list[str]:
-    said: list[str] = []
-    for name, attempt in (
-        ("name or email", _words),
-        ("active", _active),
-        ("plan", _plan),
-        ("credits", _credits),
-        ("rate_limit", _rate),
-    ):
         try:
-            done = attempt(tx, client, fields, now)
+            adopted.done.append(f"{client_id}: {attempt(tx, client_id, edited[name], now)}")
         except (BillingError, ValueError) as error:
-            said.append(f"{name} not adopted ({getattr(error, 'detail', error)})")
-            continue
-        if done:
-            said.append(done)
-    return said
+            reason = getattr(error, "detail", error)
+            adopted.left.append(f"{client_id}: {name} not adopted ({reason})")
 
 
-def _words(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:
-    name, email = fields.get("name", client.name), fields.get("email", client.email)
-    if (name, email) == (client.name, client.email):
-        return ""
-    name, email = clean_text(name, NAME_MAX), clean_email(email)
-    accounts.update_client(tx, client.client_id, name=name, email=email, actor=ACTOR, now=now)
-    return "name and email adopted"
+def _name(tx: Transaction, client_id: str, name: Any, now: datetime) -> str:
+    name = clean_text(_checked(name, str, "it must be a text"), NAME_MAX)
+    accounts.update_client(tx, client_id, name=name, actor=ACTOR, now=now)
+    return "name adopted"
 
 
-def _active(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:
-    active = fields.get("active", client.active)
-    if active is client.active:
-        return ""
-    if not isinstance(active, bool):
-        raise ValueError("active must be true or false")
-    switch = accounts.reactivate if active else accounts.deactivate
-    switch(tx, client.client_id, reason="clients file edited", actor=ACTOR, now=now)
+def _email(tx: Transaction, client_id: str, email: Any, now: datetime) -> str:
+    email = clean_email(_checked(email, str, "it must be a text"))
+    accounts.update_client(tx, client_id, email=email, actor=ACTOR, now=now)
+    return "email adopted"
+
+
+def _active(tx: Transaction, client_id: str, active: Any, now: datetime) -> str:
+    switch = (
+        accounts.reactivate if _checked(active, bool, "it must be true or false") else accounts.deactivate
+    )
+    switch(tx, client_id, reason=REASON, actor=ACTOR, now=now)
     return "active" if active else "inactive"
 
 
-def _plan(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:
-    account = ledger.touch(tx, client.client_id, now)
-    plan_id = fields.get("plan", account.plan_id)
-    if plan_id == account.plan_id:
-        return ""
-    accounts.set_plan(tx, client.client_id, plan_id, reason="clients file edited", actor=ACTOR, now=now)
+def _plan(tx: Transaction, client_id: str, plan_id: Any, now: datetime) -> str:
+    accounts.set_plan(
+        tx, client_id, _checked(plan_id, str, "it must be a text"), reason=REASON, actor=ACTOR, now=now
+    )
     return f"plan {plan_id}"
 
 
-def _rate(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:
-    value = fields.get("rate_limit")
+def _credits(tx: Transaction, client_id: str, credits: Any, now: datetime) -> str:
+    account = ledger.touch(tx, client_id, now)
+    if _checked(credits, int, "it must be a whole number from 0") < 0:
+        raise ValueError("it must be a whole number from 0")
+    change = credits - account.available
+    if change:
+        accounts.adjust_credits(
+            tx,
+            client_id,
+            change,
+            reason=REASON,
+            operation_id=f"adjust:adopt:{client_id}:{account.entries}",
+            actor=ACTOR,
+            now=now,
+        )
+    return f"{change:+d} credits"
+
+
+def _rate(tx: Transaction, client_id: str, value: Any, now: datetime) -> str:
     rate = None if value is None else rate_of(value)
-    if "rate_limit" not in fields or rate == client.rate_limit:
-        return ""
-    accounts.update_client(tx, client.client_id, rate_limit=rate or "plan", actor=ACTOR, now=now)
+    accounts.update_client(tx, client_id, rate_limit=rate or "plan", actor=ACTOR, now=now)
     return f"rate limit {'of the plan' if rate is None else rate_text(rate)}"
 
 
-def _credits(tx: Transaction, client: Client, fields: dict[str, Any], now: datetime) -> str:
-    account = ledger.touch(tx, client.client_id, now)
-    credits = fields.get("credits_remaining", account.available)
-    if not isinstance(credits, int) or isinstance(credits, bool) or credits < 0:
-        raise ValueError("credits_remaining must be a whole number from 0")
-    change = credits - account.available
-    if change == 0 or ("plan" in fields and fields["plan"] != account.plan_id):
-        return ""
-    accounts.adjust_credits(
-        tx,
-        client.client_id,
-        change,
-        reason="clients file edited",
-        operation_id=f"adjust:adopt:{client.client_id}:{account.entries}",
-        actor=ACTOR,
-        now=now,
-    )
-    return f"{change:+d} credits"
+def _checked(value: Any, kind: type, sentence: str) -> Any:
+    if type(value) is not kind:
+        raise ValueError(sentence)
+    return value
+
+
+_ADOPTING: Mapping[str, Callable[[Transaction, str, Any, datetime], str]] = MappingProxyType(
+    {
+        "name": _name,
+        "email": _email,
+        "active": _active,
+        "plan": _plan,
+        "credits_remaining": _credits,
+        "rate_limit": _rate,
+    }
+)

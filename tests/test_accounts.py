@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from openclaw_billing import accounts
+from openclaw_billing import accounts, adoption, ledger
 from openclaw_billing.accounts import KeyOutcome
 from openclaw_billing.contracts import Query
 from openclaw_billing.errors import (
@@ -267,3 +268,16 @@ def test_the_audit_log_holds_no_digest_and_no_key_text(house: House) -> None:
     for secret in (*texts, first.digest, second.digest):
         assert secret not in written
         assert secret[8:24] not in written
+
+
+def test_of_an_edited_clients_file_only_what_was_edited_is_adopted(house: House, key: Key) -> None:
+    """It is as old as its snapshot: what stands beside the edit is nobody's wish."""
+    house.do(lambda tx, actor, now: ledger.charge(tx, "acme", job_id="since", now=now))
+    data = json.dumps({"acme": {"name": "Acme & Sons", "credits_remaining": 200, "plan": "free"}}).encode()
+    adopted = house.do(
+        lambda tx, actor, now: adoption.adopt(tx, data=data, differing={"acme": ["name"]}, now=now)
+    )
+    assert (adopted.done, adopted.left) == (["acme: name adopted"], [])
+    account = house.store.view.accounts.get("acme")
+    assert (account.available, account.plan_id) == (199, "pro")
+    assert house.store.view.clients.get("acme").name == "Acme & Sons"

@@ -385,23 +385,42 @@ def edit(data: Path, client_id: str, **changes: Any) -> None:
     file.write_text(json.dumps(clients))
 
 
+def kept(data: Path) -> list[Path]:
+    return sorted(data.glob("openclaw_clients.json.foreign-*"))
+
+
 def test_an_edited_clients_file_is_adopted_or_discarded(run: Run, acme: dict[str, Any], data: Path) -> None:
     client_id = acme["client_id"]
     edit(data, client_id, credits_remaining=260, name="Acme & Sons", rate_limit="5/s")
     refused = run("clients", "list")
     assert (refused.code, "credits_remaining" in refused.err) == (78, True)
-    adopted = run("adopt").err
-    assert "+60 credits" in adopted
-    assert "rate limit 5/s, burst 5" in adopted
+    adopted = run("adopt")
+    assert adopted.code == 0
+    assert "+60 credits" in adopted.err
+    assert "rate limit 5/s, burst 5" in adopted.err
+    [first] = kept(data)
+    assert f"is kept as {first}" in adopted.err
     shown = run("clients", "show", client_id, "--json").json
     assert (shown["credits_remaining"], shown["name"]) == (260, "Acme & Sons")
     assert shown["rate_limit"] == {"per_second": 5, "burst": 5, "per_minute": 0}
     assert {"adopt"} < {each["actor"] for each in run("audit", "--json").json}
     edit(data, client_id, credits_remaining=999, api_key="x")
-    assert run("discard").code == 0
+    discarded = run("discard")
+    assert discarded.code == 0
+    assert f"is kept as {kept(data)[1]}" in discarded.err
     assert run("clients", "show", client_id, "--json").json["credits_remaining"] == 260
     assert run("verify").code == 0
-    assert len(list(data.glob("openclaw_clients.json.foreign-*"))) == 2
+
+
+@pytest.mark.parametrize("command", ["adopt", "discard"])
+def test_a_clients_file_that_nobody_edited_stays_where_it_is(
+    run: Run, acme: dict[str, Any], data: Path, command: str
+) -> None:
+    before = (data / "openclaw_clients.json").stat()
+    done = run(command)
+    assert (done.code, done.err) == (0, "The clients file says what the store says.\n")
+    assert kept(data) == []
+    assert (data / "openclaw_clients.json").stat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize(
@@ -410,18 +429,31 @@ def test_an_edited_clients_file_is_adopted_or_discarded(run: Run, acme: dict[str
         "not json",
         "[]",
         '{"nobody": {}}',
+        "{}",
         '{"ID": {"credits_remaining": -5}}',
         '{"ID": {"rate_limit": "5/h"}}',
+        '{"ID": {"name": "two\\nlines"}}',
     ],
 )
-def test_an_edit_that_cannot_be_is_not_adopted(
+def test_an_edit_that_cannot_be_is_not_adopted_and_ends_with_1(
     run: Run, acme: dict[str, Any], data: Path, damage: str
 ) -> None:
     (data / "openclaw_clients.json").write_text(damage.replace("ID", acme["client_id"]))
     done = run("adopt")
-    assert "Traceback" not in done.err
-    assert re.search("nothing was adopted|left out|not adopted", done.err)
-    assert run("clients", "show", acme["client_id"], "--json").json["credits_remaining"] == 200
+    assert done.code == 1
+    assert "not adopted" in done.err
+    [aside] = kept(data)
+    assert f"is kept as {aside}" in done.err
+    shown = run("clients", "show", acme["client_id"], "--json").json
+    assert (shown["credits_remaining"], shown["name"], shown["rate_limit"]) == (200, "Acme", None)
+
+
+def test_what_only_the_store_says_is_not_adopted(run: Run, acme: dict[str, Any], data: Path) -> None:
+    edit(data, acme["client_id"], total_spent=5.5, credits_remaining=201)
+    done = run("adopt")
+    assert done.code == 1
+    assert f"{acme['client_id']}: total_spent not adopted" in done.err
+    assert "+1 credits" in done.err
 
 
 def test_doctor_says_what_is_wrong_in_sentences(

@@ -147,21 +147,28 @@ def repair(
 def adopt() -> None:
     """Take over the changes that somebody made to the clients file, as audited adjustments."""
     settings = load_settings()
-    edited = mending.set_aside(settings.data_dir)
-    if edited is None:
-        say("There is no clients file to adopt.")
-        raise typer.Exit(1)
+    aside = mending.set_aside(settings.data_dir, chain_of(settings))
+    if aside is None:
+        say("The clients file says what the store says.")
+        return
     with opened() as runtime:
-        for sentence in runtime.write_and_wait(adoption.adopt, data=edited):
-            say(sentence)
+        adopted = runtime.write_and_wait(adoption.adopt, data=aside.data, differing=aside.differing)
+    for sentence in adopted.done + adopted.left:
+        say(sentence)
+    say(f"The edited file is kept as {aside.path}.")
+    if adopted.left:
+        raise typer.Exit(1)
 
 
 def discard() -> None:
     """Drop the changes that somebody made to the clients file; it is kept under another name."""
     settings = load_settings()
-    mending.set_aside(settings.data_dir)
+    aside = mending.set_aside(settings.data_dir, chain_of(settings))
+    if aside is None:
+        say("The clients file says what the store says.")
+        return
     with opened():
-        say("The clients file is written anew from the journal.")
+        say(f"The clients file is written anew from the journal. The edited one is kept as {aside.path}.")
 
 
 def doctor() -> None:

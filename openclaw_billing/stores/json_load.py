@@ -33,16 +33,21 @@ from openclaw_billing.stores.tables import Base
 log = logging.getLogger(__name__)
 
 
-class ForeignEdit(StartupError):
-    """Somebody else wrote the clients file. `fields` names what differs, client by client."""
+Differing = dict[str, list[str]]
+"""Of which clients which fields differ; `missing` and `unknown` are said of whole clients."""
 
-    def __init__(self, path: str, fields: list[str]) -> None:
+
+class ForeignEdit(StartupError):
+    """Somebody else wrote the clients file."""
+
+    def __init__(self, path: str, differing: Differing) -> None:
+        fields = [f"{client_id}: {', '.join(names)}" for client_id, names in differing.items()]
         listed = "; ".join(fields[:10]) or "its form only"
         super().__init__(
             f"{path} was changed by somebody else ({listed}). It was left as it is. Run "
             "`python -m openclaw_billing adopt` to take the changes over, or `… discard` to drop them."
         )
-        self.fields = fields
+        self.differing = differing
 
 
 @dataclass(slots=True)
@@ -138,8 +143,8 @@ def check_clients_file(directory: Directory, chain: Chain, loaded: Loaded) -> bo
     return bool(digest == ours[-1])
 
 
-def differences(data: bytes, base: Base) -> list[str]:
-    """Which clients and fields of a clients file differ from the state, as `client_id: field, field`."""
+def differences(data: bytes, base: Base) -> Differing:
+    """What of a clients file differs from the state."""
     from openclaw_billing.stores.snapshots import shown_clients
 
     try:
@@ -147,17 +152,16 @@ def differences(data: bytes, base: Base) -> list[str]:
         ours = json.loads(
             b"".join(shown_clients({name: table.rows for name, table in base.tables.items()}, base))
         )
-        found = [f"{client_id}: missing" for client_id in ours if client_id not in theirs]
+        found = {client_id: ["missing"] for client_id in ours if client_id not in theirs}
         for client_id, client in theirs.items():
             if client_id not in ours:
-                found.append(f"{client_id}: unknown")
+                found[client_id] = ["unknown"]
             elif client != ours[client_id]:
-                names = sorted(
+                found[client_id] = sorted(
                     n for n in {*client, *ours[client_id]} if client.get(n) != ours[client_id].get(n)
                 )
-                found.append(f"{client_id}: {', '.join(names)}")
     except (ValueError, AttributeError, TypeError):
-        return ["it is not JSON of our form"]
+        return {"the whole file": ["it is not JSON of our form"]}
     return found
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,18 +15,23 @@ from openclaw_billing.stores.clients_watch import foreign_name
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, LOCK
-from openclaw_billing.stores.json_load import ForeignEdit, check_clients_file, load
+from openclaw_billing.stores.json_load import Differing, ForeignEdit, check_clients_file, load
 
 FOREIGN_BYTES_MAX = 256 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An edited clients file: where it is kept, what it holds, and what of that is not ours."""
+
+    path: Path
+    data: bytes
+    differing: Differing
+
+
 def repair(path: Path, chain: Chain, *, really: bool) -> list[str]:
     """What is wrong with the store's files and what helps, in sentences; done when `really`."""
-    directory = Directory(path, allow_network=True)
-    directory.open()
-    lock = FileLock(directory, LOCK, 2.0)
-    lock.acquire()
-    try:
+    with _locked(path) as directory:
         found = verify(directory, chain)
         if found.problems:
             return [
@@ -32,27 +40,19 @@ def repair(path: Path, chain: Chain, *, really: bool) -> list[str]:
                 "directory with `python -m openclaw_billing restore`.",
             ]
         return _repair_derived(directory, chain, really=really) or ["All files are as they were written."]
-    finally:
-        lock.forget()
-        directory.close()
 
 
-def set_aside(path: Path) -> bytes | None:
-    """Put an edited clients file under another name; what it held, or None when there is none."""
-    directory = Directory(path, allow_network=True)
-    directory.open()
-    lock = FileLock(directory, LOCK, 2.0)
-    lock.acquire()
-    try:
-        if not directory.exists(CLIENTS):
-            return None
-        data = directory.read(CLIENTS, links_max=2)
-        directory.replace(CLIENTS, foreign_name())
-        directory.sync()
-        return data
-    finally:
-        lock.forget()
-        directory.close()
+def set_aside(path: Path, chain: Chain) -> SetAside | None:
+    """Put the clients file under another name if somebody edited it; None where it is as we left it."""
+    with _locked(path) as directory:
+        try:
+            check_clients_file(directory, chain, load(directory, chain))
+        except ForeignEdit as edit:
+            data, name = directory.read(CLIENTS, links_max=2), foreign_name()
+            directory.replace(CLIENTS, name)
+            directory.sync()
+            return SetAside(path / name, data, edit.differing)
+        return None
 
 
 def read_foreign(file: Path) -> tuple[bytes, int]:
@@ -71,6 +71,20 @@ def read_foreign(file: Path) -> tuple[bytes, int]:
     if len(data) > FOREIGN_BYTES_MAX:
         raise BadSettings(f"{file} is too large for a clients file")
     return data, owner
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[Directory]:
+    """The directory of a store, which nobody changes meanwhile."""
+    directory = Directory(path, allow_network=True)
+    directory.open(make=False)
+    lock = FileLock(directory, LOCK, 2.0)
+    try:
+        lock.acquire()
+        yield directory
+    finally:
+        lock.forget()
+        directory.close()
 
 
 def _repair_derived(directory: Directory, chain: Chain, *, really: bool) -> list[str]:

@@ -36,6 +36,10 @@ def _readiness(runtime: Runtime) -> Readiness:
         warnings.append("admin API disabled")
     if runtime.limits.degraded:
         warnings.append("Redis is away: each gateway lets in its part of the rates")
+    if "foreign_file" in health.details:
+        warnings.append(
+            "the clients file was changed by somebody else: theirs is kept aside, ours is there again"
+        )
     # A store that is no directory of ours has no disk to ask about.
     with contextlib.suppress(FileNotFoundError):
         if shutil.disk_usage(runtime.settings.data_dir).free < FREE_BYTES_MIN:

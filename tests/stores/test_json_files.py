@@ -23,12 +23,16 @@ from openclaw_billing import ledger
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.records import Recent
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.settings import load_settings
 from openclaw_billing.stores import json_store
 from openclaw_billing.stores.codec import row_text
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_create import seal_batch
 from openclaw_billing.stores.json_load import ForeignEdit
+from openclaw_billing.stores.json_store import JsonStore
 from openclaw_billing.stores.layers import Layer
+from openclaw_billing.web.ready import readiness
 from tests.stores.charging import MOMENT, audit, charging, client, key, opening
 from tests.stores.conftest import Shop
 
@@ -451,7 +455,7 @@ def test_an_edited_clients_file_is_refused_at_start_naming_client_and_field(shop
     shop.clients.write_text(edited)
     with pytest.raises(ForeignEdit, match="c1: credits_remaining") as refused:
         shop.open()
-    assert refused.value.fields == ["c1: credits_remaining"]
+    assert refused.value.differing == {"c1": ["credits_remaining"]}
     assert shop.clients.read_text() == edited
 
 
@@ -468,7 +472,7 @@ def test_what_was_charged_after_the_snapshot_is_nobodys_edit(
     shop.clients.write_text(shop.clients.read_text().replace("Acme", "Other"))
     with pytest.raises(ForeignEdit) as refused:
         shop.open()
-    assert refused.value.fields == ["c1: name"]
+    assert refused.value.differing == {"c1": ["name"]}
 
 
 def test_a_clients_file_that_is_no_json_is_refused(shop: Shop) -> None:
@@ -531,6 +535,26 @@ def test_an_edit_while_running_is_kept_aside_and_ours_written_anew(shop: Shop, u
     [kept] = [name for name in shop.names() if ".foreign-" in name]
     assert (shop.path / kept).read_text() == '{"mine": {}}'
     assert store.health().details["foreign_file"] == kept
+
+
+@pytest.mark.anyio
+async def test_readiness_warns_of_an_edit_while_running_and_names_no_file(shop: Shop) -> None:
+    runtime = Runtime(load_settings(data_dir=shop.path, admin_token="0123456789abcdef" * 4))
+    store = runtime.open()
+    assert isinstance(store, JsonStore)
+    store.run(opening("c1", 5), "open")
+    store.snapshot()
+    assert (await readiness(runtime)).body == {"status": "ready", "warnings": []}
+    shop.clients.write_text('{"mine": {}}')
+    store.run(charging("c1", "j1"), "charge")
+    store.snapshot()
+    found = await readiness(runtime)
+    assert found.ready
+    [warning] = found.body["warnings"]
+    assert "changed by somebody else" in warning
+    assert str(shop.path) not in warning
+    assert ".foreign-" not in warning
+    runtime.close()
 
 
 def test_a_link_put_in_place_of_the_clients_file_is_set_aside_and_not_followed(
