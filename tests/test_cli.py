@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -344,6 +345,45 @@ def test_a_backup_is_restored_to_an_entry_and_to_a_moment(
         assert run("verify").code == 0
         monkeypatch.setenv("OPENCLAW_DATA_DIR", str(data))
     assert run("restore", made, str(tmp_path / "later"), "--to", "tomorrow").code == 2
+
+
+def test_a_directory_that_is_not_there_is_named_and_not_made(
+    run: Run, acme: dict[str, Any], tmp_path: Path
+) -> None:
+    wrong, target = tmp_path / "mistyped", tmp_path / "target"
+    for command in (["verify", str(wrong)], ["restore", str(wrong), str(target)]):
+        done = run(*command)
+        assert (done.code, str(wrong) in done.err) == (78, True)
+        assert not wrong.exists()
+        assert not target.exists()
+    assert str(tmp_path / "data") in run("verify").out
+
+
+def test_a_restore_to_a_point_that_the_backup_does_not_reach_is_refused(
+    run: Run, acme: dict[str, Any], tmp_path: Path
+) -> None:
+    made, target = run("backup").out.strip(), tmp_path / "target"
+    seq = run("verify", made, "--json").json["seq"]
+    for point in (str(seq + 1), "0", "2999-01-01T00:00:00Z", "2001-01-01T00:00:00Z"):
+        done = run("restore", made, str(target), "--to", point)
+        assert (done.code, made in done.err) == (78, True), point
+        assert not target.exists()
+    assert run("restore", made, str(target), "--to", str(seq)).code == 0
+
+
+def test_a_backup_that_is_refused_leaves_nothing_behind(
+    run: Run, acme: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    journal = data / "openclaw_clients.journal"
+    journal.write_bytes(journal.read_bytes().replace(b"Acme", b"Evil"))
+    made = tmp_path / "made"
+    assert run("backup", str(made)).code == 78
+    assert not made.exists()
+
+
+def test_backups_are_their_owners_alone(run: Run, acme: dict[str, Any], data: Path) -> None:
+    made = Path(run("backup").out.strip())
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (made, made.parent)] == [0o700, 0o700]
 
 
 def test_a_restore_refuses_a_full_directory_and_a_tampered_backup(

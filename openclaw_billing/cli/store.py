@@ -91,12 +91,18 @@ def verify(
     """Check the whole journal: its chain, and that every balance is the sum of its ledger."""
     settings = load_settings()
     where = Directory(directory or settings.data_dir, allow_network=True)
-    where.open()
+    where.open(make=False)
     total = sum((where.path / name).stat().st_size for name in where.names() if ".journal" in name)
     with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("Reading the journal", total=total)
         found = backups.verify(where, chain_of(settings), lambda done: bar.advance(task, done))
-    summary = {"seq": found.seq, "head": found.head, "clients": found.clients, "entries": found.entries}
+    summary = {
+        "directory": str(where.path),
+        "seq": found.seq,
+        "head": found.head,
+        "clients": found.clients,
+        "entries": found.entries,
+    }
     show_one({**summary, "problems": len(found.problems)}, as_json=as_json)
     for problem in found.problems:
         say(problem)
@@ -112,7 +118,7 @@ def backup(
     """Copy the journal, verified, to where it can be restored from. The gateway may run meanwhile."""
     settings = load_settings()
     here = Directory(settings.data_dir, allow_network=True)
-    here.open()
+    here.open(make=False)
     made = directory or settings.data_dir / "backups" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     manifest = backups.backup(here, chain_of(settings), made)
     say(f"Backed up to {made} at entry {manifest['seq']}")

@@ -91,10 +91,9 @@ def verify(directory: Directory, chain: Chain, progress: Callable[[int], None] |
 
 def backup(directory: Directory, chain: Chain, target: Path) -> dict[str, Any]:
     """Copy the journal as it is durable now into a new directory; what the manifest says."""
-    target.mkdir(mode=0o700, parents=True)
-    copied = Directory(target, allow_network=True)
-    copied.open()
-    try:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.mkdir(mode=0o700)
+    with _filled(target, is_new=True) as copied:
         _copy_journal(directory, copied)
         for name in SECRETS:
             if directory.exists(name):
@@ -106,34 +105,47 @@ def backup(directory: Directory, chain: Chain, target: Path) -> dict[str, Any]:
         copied.write_new(MANIFEST, [json.dumps(manifest, indent=1).encode() + b"\n"])
         copied.sync()
         return manifest
-    finally:
-        copied.close()
 
 
 def restore(source: Path, target: Path, chain: Chain, *, to: int | datetime | None = None) -> Verified:
     """Make an empty directory the store that `source` was at entry or moment `to`; all of it when None.
 
     Raises:
-        BadSettings: the target is not empty.
+        BadSettings: the target is not empty, or the source does not reach to that point.
         CorruptStore: the backup does not pass its own chain, or its tail was cut.
     """
     if target.exists() and any(target.iterdir()):
         raise BadSettings(f"{target} is not empty: a store is restored into an empty directory only")
-    here, there = Directory(source, allow_network=True), Directory(target, allow_network=True)
-    here.open()
-    there.open()
+    here = Directory(source, allow_network=True)
+    here.open(make=False)
     try:
-        _check_manifest(here, chain)
-        kept = _kept(here, chain, to)
-        there.write_new(f"{JOURNAL}.tmp", kept)
-        there.replace(f"{JOURNAL}.tmp", JOURNAL)
-        for name in SECRETS:
-            if here.exists(name):
-                _copy(here, there, name)
-        there.sync()
-        return verify(there, chain)
+        _check_point(here, chain, to, _checked(here, chain))
+        with _filled(target, is_new=not target.exists()) as there:
+            there.write_new(f"{JOURNAL}.tmp", _kept(here, chain, to))
+            there.replace(f"{JOURNAL}.tmp", JOURNAL)
+            for name in SECRETS:
+                if here.exists(name):
+                    _copy(here, there, name)
+            there.sync()
+            return verify(there, chain)
     finally:
         here.close()
+
+
+@contextlib.contextmanager
+def _filled(target: Path, *, is_new: bool) -> Iterator[Directory]:
+    """An empty directory to fill. Where that fails it is left as it was: secrets lie about nowhere."""
+    there = Directory(target, allow_network=True)
+    there.open()
+    try:
+        yield there
+    except BaseException:
+        for name in there.names():
+            there.remove(name)
+        if is_new:
+            target.rmdir()
+        raise
+    finally:
         there.close()
 
 
@@ -148,14 +160,28 @@ def _copy_journal(directory: Directory, copied: Directory) -> None:
     raise CorruptStore(str(directory.path), "segments are closed faster than they can be copied")
 
 
-def _check_manifest(directory: Directory, chain: Chain) -> None:
+def _checked(directory: Directory, chain: Chain) -> tuple[Verified, datetime]:
+    """What the source holds, and up to which moment it does."""
     verified = verify(directory, chain)
     if verified.problems:
         raise CorruptStore(str(directory.path), verified.problems[0])
-    with contextlib.suppress(FileNotFoundError):
-        manifest = json.loads(directory.read(MANIFEST))
-        if (manifest["seq"], manifest["head"]) != (verified.seq, verified.head):
-            raise CorruptStore(str(directory.path), "its end is not the one that its manifest names")
+    if not directory.exists(MANIFEST):
+        return verified, datetime.now(UTC)
+    manifest = json.loads(directory.read(MANIFEST))
+    if (manifest["seq"], manifest["head"]) != (verified.seq, verified.head):
+        raise CorruptStore(str(directory.path), "its end is not the one that its manifest names")
+    return verified, datetime.fromisoformat(manifest["made_at"])
+
+
+def _check_point(
+    directory: Directory, chain: Chain, to: int | datetime | None, checked: tuple[Verified, datetime]
+) -> None:
+    verified, until = checked
+    since = datetime.fromisoformat(next(walk(directory, chain)).data["time"])
+    if isinstance(to, int) and not 1 <= to <= verified.seq:
+        raise BadSettings(f"{directory.path} holds the entries 1 to {verified.seq}, and no entry {to}")
+    if isinstance(to, datetime) and not since <= to <= until:
+        raise BadSettings(f"{directory.path} tells of {since} to {until}, and not of {to}")
 
 
 def _kept(directory: Directory, chain: Chain, to: int | datetime | None) -> Iterator[bytes]:
