@@ -86,24 +86,28 @@ def move(
 ) -> Job:
     """Take the job to its next status. A failed or cancelled one is refunded unless `refund` says no.
 
-    Moving it to where it is changes nothing, and logs no cost again.
+    Moving it to where it is does what has not been done yet: a refund goes once, and so does a cost.
 
     Raises:
         NotFound, Unprocessable: the cost is out of range, or a job that goes on cannot be refunded.
-        Conflict: from where it is, it cannot go there.
+        Conflict: from where it is, it cannot go there; or another cost was logged there.
     """
     job = tx.jobs.get(job_id)
     if job is None:
         raise NotFound("Job")
-    if job.status is status:
-        return job
-    if status not in MOVES[job.status]:
+    again = job.status is status
+    if not again and status not in MOVES[job.status]:
         raise Conflict(f"A {job.status.value} job cannot become {status.value}", code="illegal_move")
-    if refund and status is JobStatus.RUNNING:
-        raise Unprocessable("A running job cannot be refunded")
-    if refund or (refund is None and status in (JobStatus.FAILED, JobStatus.CANCELLED)):
-        _refund(tx, job, f"job {status.value}", now)
-    moved = _put(tx, replace(job, status=status, cost_usd_micros=_cost(tx, job, cost_usd_micros, now)), now)
+    if refund and MOVES[status]:
+        raise Unprocessable(f"A {status.value} job cannot be refunded")
+    by_default = not again and status in (JobStatus.FAILED, JobStatus.CANCELLED)
+    wants_refund = by_default if refund is None else refund
+    refunded = wants_refund and _refund(tx, job, f"job {status.value}", now)
+    before = replace(job, status=status, step_cost_usd_micros=job.step_cost_usd_micros if again else None)
+    after = _with_cost(tx, before, cost_usd_micros, now)
+    if after == job and not refunded:
+        return job
+    moved = _put(tx, after, now)
     note(
         tx,
         actor,
@@ -111,35 +115,42 @@ def move(
         client_id=job.client_id,
         object_id=job_id,
         before={"status": job.status.value, "cost_usd_micros": str(job.cost_usd_micros)},
-        after={"status": status.value, "cost_usd_micros": str(moved.cost_usd_micros)},
+        after={
+            "status": status.value,
+            "cost_usd_micros": str(moved.cost_usd_micros),
+            **({"refunded": "yes"} if refunded else {}),
+        },
         now=now,
     )
     return moved
 
 
-def _cost(tx: Transaction, job: Job, cost_usd_micros: int | None, now: datetime) -> int:
-    """What the job has cost in all, after logging the new part."""
-    if cost_usd_micros is None:
-        return job.cost_usd_micros
+def _with_cost(tx: Transaction, job: Job, cost_usd_micros: int | None, now: datetime) -> Job:
+    """The job after this part of its cost was logged, unless it was before."""
+    if cost_usd_micros is None or cost_usd_micros == job.step_cost_usd_micros:
+        return job
+    if job.step_cost_usd_micros is not None:
+        raise Conflict("Another cost was logged with this move", code="cost_logged")
     total = job.cost_usd_micros + ledger.checked_cost(cost_usd_micros)
     if total > COST_USD_MICROS_MAX:
         raise Unprocessable(f"A job costs at most {COST_USD_MICROS_MAX} micro-USD")
     if job.client_id is not None:
         ledger.log_cost(tx, job.client_id, cost_usd_micros, job_id=job.job_id, now=now)
-    return total
+    return replace(job, cost_usd_micros=total, step_cost_usd_micros=cost_usd_micros)
 
 
-def _refund(tx: Transaction, job: Job, reason: str, now: datetime) -> None:
-    """Give back what the job holds, if it holds anything: a job may be unbilled, or refunded already."""
+def _refund(tx: Transaction, job: Job, reason: str, now: datetime) -> bool:
+    """Give back what the job holds, if it holds anything: it may be unbilled, or refunded already."""
     if job.client_id is None:
-        return
+        return False
     held = tx.reservations.get(ledger.reservation_id(job.client_id, job.job_id))
-    if held is None:
-        return
-    if held.state is ReservationState.CAPTURED:
+    if held is not None and held.state is ReservationState.CAPTURED:
         ledger.refund(tx, job.client_id, job_id=job.job_id, reason=reason, now=now)
-    elif held.state is ReservationState.PENDING:
+    elif held is not None and held.state is ReservationState.PENDING:
         ledger.release(tx, job.client_id, job_id=job.job_id, now=now)
+    else:
+        return False
+    return True
 
 
 def _put(tx: Transaction, job: Job, now: datetime) -> Job:

@@ -246,6 +246,8 @@ class Job:
     contact_email: str | None = None
     cost_usd_micros: int = 0
     version: int = 1
+    step_cost_usd_micros: int | None = None
+    """What of the cost was logged in its present status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

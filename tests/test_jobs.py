@@ -150,7 +150,7 @@ def test_a_failed_or_cancelled_job_is_refunded_unless_told_otherwise(
     yard.submit()
     yard.move(status, refund=refund)
     assert yard.available == available
-    yard.move(status, refund=True)
+    yard.move(status)
     assert yard.available == available
 
 
@@ -162,11 +162,27 @@ def test_a_job_done_is_refunded_only_when_told(yard: Yard, refund: bool | None, 
     assert yard.available == available
 
 
-def test_a_running_job_is_not_refunded(yard: Yard) -> None:
+def test_a_job_that_goes_on_is_not_refunded(yard: Yard) -> None:
     yard.submit()
-    with pytest.raises(Unprocessable):
-        yard.move(JobStatus.RUNNING, refund=True)
+    for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RUNNING):
+        with pytest.raises(Unprocessable):
+            yard.move(status, refund=True)
+        yard.move(JobStatus.RUNNING)
     assert yard.available == 4
+
+
+@pytest.mark.parametrize("status", [JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_a_job_that_ended_can_still_be_refunded_once(yard: Yard, status: JobStatus) -> None:
+    yard.submit()
+    yard.move(JobStatus.RUNNING)
+    yard.move(status, refund=False)
+    assert yard.available == 4
+    for _ in range(2):
+        yard.move(status, refund=True)
+        assert yard.available == 5
+    assert yard.actions == ["job.moved", "job.moved", "job.moved"]
+    with pytest.raises(Conflict):
+        yard.move(JobStatus.FAILED if status is JobStatus.DONE else JobStatus.DONE, refund=True)
 
 
 ENDS = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -203,6 +219,20 @@ def test_a_cost_is_logged_once_however_often_the_move_is_repeated(yard: Yard) ->
     assert job.cost_usd_micros == 5_500_000
     assert yard.store.view.accounts.get("acme").spent_usd_micros == 5_500_000
     assert yard.actions == ["job.moved", "job.moved"]
+
+
+def test_a_cost_told_after_the_move_is_logged_and_another_one_is_refused(yard: Yard) -> None:
+    yard.submit()
+    yard.move(JobStatus.RUNNING, cost_usd_micros=1_000_000)
+    yard.move(JobStatus.DONE)
+    for _ in range(2):
+        assert yard.move(JobStatus.DONE, cost_usd_micros=3_000_000).cost_usd_micros == 4_000_000
+    with pytest.raises(Conflict) as refused:
+        yard.move(JobStatus.DONE, cost_usd_micros=2_000_000)
+    assert refused.value.code == "cost_logged"
+    assert yard.store.view.jobs.get("j").cost_usd_micros == 4_000_000
+    assert yard.store.view.accounts.get("acme").spent_usd_micros == 4_000_000
+    assert len(yard.actions) == 3
 
 
 @pytest.mark.parametrize("cost", [-1, COST_USD_MICROS_MAX + 1, 0.5])

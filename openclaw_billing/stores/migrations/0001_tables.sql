@@ -106,6 +106,7 @@ CREATE TABLE jobs (
     contact_email text,
     cost_usd_micros bigint NOT NULL CHECK (cost_usd_micros >= 0),
     version bigint NOT NULL CHECK (version >= 1),
+    step_cost_usd_micros bigint CHECK (step_cost_usd_micros >= 0),
     by_client text COLLATE "C"
 );
 
