@@ -2,9 +2,9 @@
 
 `post` writes every ledger entry there is.
 
-On a limited plan the allowance lot always holds `max(0, limit - used)`: whatever is taken from it counts
-as used, and what comes back to it never lifts it above the limit. So no order of plan changes and
-releases mints a credit.
+On a limited plan the allowance lot always holds `max(0, limit - used - withdrawn)`: what a job takes from it
+counts as used, whatever else is taken as withdrawn, and what comes back never lifts it above the limit. So no
+order of plan changes and releases mints a credit.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def post(
     available: int = 0,
     reserved: int = 0,
     used: int = 0,
+    withdrawn: int = 0,
     owed: int = 0,
     lot_id: str | None = None,
     job_id: str | None = None,
@@ -120,7 +121,7 @@ def post(
     assert available_after >= 0
     assert reserved_after >= 0
     assert balance == available_after + reserved_after
-    assert min(account.used + used, account.owed + owed) >= 0
+    assert min(account.used + used, account.withdrawn + withdrawn, account.owed + owed) >= 0
     number = account.entries + 1
     tx.write_ledger(
         LedgerEntry(
@@ -158,18 +159,19 @@ def post(
         grace_until=account.grace_until,
         frozen=account.frozen,
         active=account.active,
+        withdrawn=account.withdrawn + withdrawn,
     )
 
 
 def fit_allowance(
     tx: Transaction, account: Account, operation_id: str, reason: str, now: datetime
 ) -> Account:
-    """Make the allowance lot what the plan leaves after what was used in this cycle."""
+    """Make the allowance lot what the plan leaves after what was used and withdrawn in this cycle."""
     lot_id = allowance_id(account.cycle_number)
     lot = find(account.lots, lot_id)
     before = 0 if lot is None else lot.left
     limit = limit_of(account)
-    after = 0 if limit is None else max(0, limit - account.used)
+    after = 0 if limit is None else max(0, limit - account.used - account.withdrawn)
     lots = without(account.lots, lot_id)
     if limit is not None:
         # What was paid for is not lost before the next payment has had its time to arrive.
@@ -204,7 +206,7 @@ def settle(tx: Transaction, account: Account, now: datetime) -> Account:
         now=now,
         lots=lots,
         available=-paid,
-        used=drawn_from(draws, allowance_id(account.cycle_number)),
+        withdrawn=drawn_from(draws, allowance_id(account.cycle_number)),
         owed=-paid,
         reason="owed",
     )
@@ -228,7 +230,7 @@ def returned(account: Account, reservation: Reservation) -> Return:
     """What giving back the credits of that reservation does to the account."""
     limit = limit_of(account)
     if not reservation.draws:
-        counts = limit is None and reservation.cycle_number == account.cycle_number
+        counts = reservation.cycle_number == account.cycle_number
         return Return(account.lots, 0, 0, 0, -reservation.credits if counts else 0)
     allowance = allowance_id(account.cycle_number)
     lots = account.lots
@@ -238,7 +240,8 @@ def returned(account: Account, reservation: Reservation) -> Return:
         credits = draw.credits
         if draw.lot_id == allowance:
             used -= draw.credits
-            room = max(0, (limit or 0) - account.used + draw.credits) - (lot.left if lot else 0)
+            room = max(0, (limit or 0) - account.withdrawn - account.used + draw.credits)
+            room -= lot.left if lot else 0
             credits = min(draw.credits, room)
             lapsed += draw.credits - credits
         elif lot is None:
@@ -282,7 +285,7 @@ def set_free(
             reason="lot ended",
         )
     tx.reservations.put(after)
-    return settle(tx, account, now), after
+    return settle(tx, _refitted(tx, account, reservation, now), now), after
 
 
 def give_back(
@@ -308,7 +311,14 @@ def give_back(
         reason=reason,
     )
     tx.reservations.put(after)
-    return settle(tx, account, now), after
+    return settle(tx, _refitted(tx, account, reservation, now), now), after
+
+
+def _refitted(tx: Transaction, account: Account, reservation: Reservation, now: datetime) -> Account:
+    """The account after a job that drew nothing is counted no more: a limited plan's allowance grows by it."""
+    if reservation.draws:
+        return account
+    return fit_allowance(tx, account, reservation.reservation_id, "job given back", now)
 
 
 def check_credits(credits: int) -> None:
@@ -355,11 +365,12 @@ def begin_cycle(
     cycle: Cycle,
     *,
     used: int,
+    withdrawn: int = 0,
     operation_id: str,
     reason: str,
     now: datetime,
 ) -> Account:
-    """End what is left of the allowance and grant that of the next cycle, `used` of which are gone already."""
+    """End what is left of the allowance and grant that of the next cycle, of which this much is gone already."""
     lot = find(account.lots, allowance_id(account.cycle_number))
     if lot is not None:
         account = end_lot(tx, account, lot, now)
@@ -369,5 +380,6 @@ def begin_cycle(
         cycle_start=cycle.start,
         cycle_end=cycle.end,
         used=used,
+        withdrawn=withdrawn,
     )
     return settle(tx, fit_allowance(tx, account, operation_id, reason, now), now)

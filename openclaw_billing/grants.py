@@ -13,8 +13,19 @@ from datetime import datetime
 from openclaw_billing.books import check_credits, check_job_id, check_reason, fit_allowance, post, settle
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import Conflict, IdMismatch, UnknownPlan, UnlimitedPlan, Unprocessable
-from openclaw_billing.lots import LOTS_MAX, added, allowance_id, drawn, drawn_from, drawn_of, find, lot_of
-from openclaw_billing.plans import CATALOGUE, plan_of
+from openclaw_billing.lots import (
+    LOTS_MAX,
+    Lots,
+    added,
+    allowance_id,
+    drawn,
+    drawn_from,
+    drawn_of,
+    find,
+    lot_of,
+    total,
+)
+from openclaw_billing.plans import CATALOGUE, limit_of, plan_of
 from openclaw_billing.records import (
     COST_USD_MICROS_MAX,
     CREDITS_MAX,
@@ -69,7 +80,8 @@ def grant(
     )
     if (answer := _answered(tx, operation_id, asked)) is not None:
         return answer
-    after = _add(tx, account, credits, source, expires_at, EntryKind.GRANT, operation_id, reason, now)
+    coming = (lot_of(source, credits, expires_at),)
+    after = _add(tx, account, coming, EntryKind.GRANT, operation_id, reason, now)
     return _remember(tx, account, after, credits, operation_id, asked, reason, now)
 
 
@@ -78,12 +90,15 @@ def adjust(
 ) -> Adjusted:
     """Add promotional credits, or take credits away, soonest lost first.
 
+    What was taken from this cycle's allowance goes back there first, and ends with it.
+
     Raises:
         NotFound, IdMismatch
         UnlimitedPlan: there is nothing to change.
         Unprocessable: out of range, or more than there are.
     """
-    check_credits(abs(credits))
+    if type(credits) is not int or not 1 <= abs(credits) <= CREDITS_MAX:
+        raise Unprocessable(f"An adjustment is a whole number of credits, not 0 and at most {CREDITS_MAX}")
     account = touch(tx, client_id, now)
     asked = _fingerprint("adjust", client_id, credits, reason)
     if (answer := _answered(tx, operation_id, asked)) is not None:
@@ -91,8 +106,8 @@ def adjust(
     if plan_of(account.plan_id).unlimited:
         raise UnlimitedPlan
     if credits > 0:
-        kind = EntryKind.ADJUST
-        after = _add(tx, account, credits, LotSource.PROMO, None, kind, operation_id, reason, now)
+        coming = _coming(account, credits)
+        after = _add(tx, account, coming, EntryKind.ADJUST, operation_id, reason, now)
     else:
         if -credits > account.available:
             raise Unprocessable("There are fewer credits than that", code="too_few_credits")
@@ -105,7 +120,7 @@ def adjust(
             now=now,
             lots=lots,
             available=credits,
-            used=drawn_from(draws, allowance_id(account.cycle_number)),
+            withdrawn=drawn_from(draws, allowance_id(account.cycle_number)),
             reason=reason,
         )
     return _remember(tx, account, after, credits, operation_id, asked, reason, now)
@@ -149,7 +164,7 @@ def claw_back(
         now=now,
         lots=lots,
         available=-taken,
-        used=drawn_from(draws, allowance_id(account.cycle_number)),
+        withdrawn=drawn_from(draws, allowance_id(account.cycle_number)),
         owed=credits - taken,
         reason=reason,
     )
@@ -205,36 +220,48 @@ def checked_cost(cost_usd_micros: int) -> int:
     return cost_usd_micros
 
 
+def _coming(account: Account, credits: int) -> Lots:
+    """Credits that are given: back to this cycle's allowance what was withdrawn from it, the rest promotional."""
+    allowance, limit = find(account.lots, allowance_id(account.cycle_number)), limit_of(account)
+    back = 0
+    # Beyond the limit they would not show there now, and would after an upgrade: given twice.
+    if allowance is not None and limit is not None and account.used + account.withdrawn <= limit:
+        back = min(credits, account.withdrawn)
+    lots = (replace(allowance, left=back),) if allowance is not None and back else ()
+    return lots if back == credits else (*lots, lot_of(LotSource.PROMO, credits - back, None))
+
+
 def _add(
     tx: Transaction,
     account: Account,
-    credits: int,
-    source: LotSource,
-    expires_at: datetime | None,
+    coming: Lots,
     kind: EntryKind,
     operation_id: str,
     reason: str,
     now: datetime,
 ) -> Account:
-    """The account with credits more, after paying what is owed."""
+    """The account with these credits more, after paying what is owed."""
+    credits, lots = total(coming), account.lots
     if account.available + account.reserved + credits > CREDITS_MAX:
         raise Unprocessable(f"A balance is at most {CREDITS_MAX} credits")
-    lot = lot_of(source, credits, expires_at)
-    # What was paid for is never turned away.
-    crowded = len(account.lots) >= LOTS_MAX and source is not LotSource.PURCHASED
-    if crowded and find(account.lots, lot.lot_id) is None:
-        raise Unprocessable(f"A client has at most {LOTS_MAX} kinds of credits at a time")
+    for lot in coming:
+        # What was paid for is never turned away.
+        crowded = len(lots) >= LOTS_MAX and lot.source is not LotSource.PURCHASED
+        if crowded and find(lots, lot.lot_id) is None:
+            raise Unprocessable(f"A client has at most {LOTS_MAX} kinds of credits at a time")
+        lots = added(lots, lot)
     after = post(
         tx,
         account,
         kind,
         operation_id=operation_id,
         now=now,
-        lots=added(account.lots, lot),
+        lots=lots,
         available=credits,
-        lot_id=lot.lot_id,
+        withdrawn=-sum(lot.left for lot in coming if lot.source is LotSource.ALLOWANCE),
+        lot_id=coming[0].lot_id if len(coming) == 1 else None,
         reason=reason,
-        due_at=expires_at,
+        due_at=min((lot.expires_at for lot in coming if lot.expires_at is not None), default=None),
     )
     return settle(tx, after, now)
 

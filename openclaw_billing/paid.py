@@ -70,13 +70,16 @@ def thaw(tx: Transaction, account: Account, now: datetime) -> Account:
     if frozen is None:
         return replace(account, grace_until=None) if account.grace_until else account
     base = frozen.base if account.cycle_number == frozen.since else 0
-    used = frozen.used + max(0, account.used - base)
+    used, withdrawn = frozen.used + max(0, account.used - base), frozen.withdrawn + account.withdrawn
     account = replace(account, frozen=None, grace_until=None, period=frozen.period, cycle_limit=frozen.limit)
     if frozen.period is not None:
         account = replace(account, anchor=frozen.period.start)
     cycle = replace(cycle_at(frozen.start, frozen.start), number=0, end=frozen.end)
     key = f"thawed:{account.client_id}:{account.cycle_number + 1}"
-    return keep(tx, begin_cycle(tx, account, cycle, used=used, operation_id=key, reason="paid", now=now))
+    account = begin_cycle(
+        tx, account, cycle, used=used, withdrawn=withdrawn, operation_id=key, reason="paid", now=now
+    )
+    return keep(tx, account)
 
 
 def end_paid(tx: Transaction, account: Account, ended_at: datetime, now: datetime) -> Account:

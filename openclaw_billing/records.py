@@ -122,7 +122,8 @@ class Period:
 class Frozen:
     """A paid cycle that waits for a payment, while the client has no more than the free plan gives.
 
-    `used` of its `limit` were gone when access was limited in cycle `since`, which began with `base` used.
+    `used` and `withdrawn` of its `limit` were gone when access was limited in cycle `since`, which began with
+    `base` used.
     """
 
     start: datetime
@@ -132,6 +133,7 @@ class Frozen:
     period: Period | None
     since: int
     base: int
+    withdrawn: int = 0
 
 
 @quickly_made
@@ -140,8 +142,8 @@ class Account:
     """A client's plan, cycle and credits: all that one charge reads and writes.
 
     `available` is the sum of the lots, `reserved` is set aside for pending jobs; together they are the
-    balance, which equals the sum of the client's ledger. `used` counts this cycle's jobs against the
-    plan. `due_at` is when the next lot or reservation may run out: before then there is nothing to sweep.
+    balance, which equals the sum of the client's ledger. `used` counts this cycle's jobs against the plan,
+    `withdrawn` what was taken from its allowance for another reason. `due_at` is when the next lot or reservation may run out: before then there is nothing to sweep.
 
     With a `period` the cycles are cut from what was paid for, and a new one waits for a payment; without,
     they follow the clock. `cycle_limit` is this cycle's own limit where it is not the plan's. After
@@ -167,6 +169,7 @@ class Account:
     grace_until: datetime | None = None
     frozen: Frozen | None = None
     active: bool = True
+    withdrawn: int = 0
 
     @property
     def available(self) -> int:

@@ -85,6 +85,7 @@ def freeze(tx: Transaction, account: Account, now: datetime) -> Account:
         period=account.period,
         since=since,
         base=base,
+        withdrawn=account.withdrawn,
     )
     account = replace(account, frozen=frozen, period=None, cycle_limit=None, grace_until=None, anchor=now)
     operation_id = f"limited:{account.client_id}:{since}"

@@ -15,7 +15,9 @@ from openclaw_billing.turning import foreseen
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`available` credits may still be spent; `used` of the cycle's `limit` are gone in [start, end).
+    """`available` credits may still be spent; jobs have `used` so many of the cycle's `limit` in [start, end).
+
+    `withdrawn` are those that were taken from it for another reason.
 
     `limited` is access for which a payment is overdue: no more than the free plan gives.
     """
@@ -27,6 +29,7 @@ class Standing:
     available: int
     reserved: int
     used: int
+    withdrawn: int
     owed: int
     start: datetime
     end: datetime
@@ -86,6 +89,7 @@ def standing_of(view: View, account: Account, now: datetime) -> Standing:
         available=account.available,
         reserved=account.reserved,
         used=account.used,
+        withdrawn=account.withdrawn,
         owed=account.owed,
         start=account.cycle_start,
         end=account.cycle_end,

@@ -126,7 +126,10 @@ class CreditsBySource(Output):
 
 
 class UsageView(Output):
-    """Where the caller stands. `credits_limit` and `credits_remaining` are null where jobs are unlimited."""
+    """Where the caller stands. `credits_limit` and `credits_remaining` are null where jobs are unlimited.
+
+    `credits_withdrawn` were taken from this cycle's allowance, and not for jobs.
+    """
 
     client_id: str
     plan: str
@@ -134,6 +137,7 @@ class UsageView(Output):
     credits_limit: int | None
     credits_reserved: int
     jobs_used: int
+    credits_withdrawn: int
     billing_cycle_start: Moment
     billing_cycle_end: Moment
     days_remaining: int
@@ -170,6 +174,7 @@ class UsageView(Output):
             credits_limit=stand.limit,
             credits_reserved=stand.reserved,
             jobs_used=stand.used,
+            credits_withdrawn=stand.withdrawn,
             billing_cycle_start=stand.start,
             billing_cycle_end=stand.end,
             days_remaining=stand.days_remaining(now),

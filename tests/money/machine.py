@@ -217,7 +217,7 @@ class Money(RuleBasedStateMachine):
         account, model = self.account, self.model
         assert account.available == model.available
         assert account.reserved == model.reserved
-        assert (account.used, account.owed) == (model.used, model.owed)
+        assert (account.used, account.withdrawn, account.owed) == (model.used, model.withdrawn, model.owed)
         assert account.spent_usd_micros == model.spent_usd_micros
         assert type(account.spent_usd_micros) is int
         assert account.plan_id == model.plan
@@ -262,9 +262,20 @@ class Money(RuleBasedStateMachine):
 
     @invariant()
     def the_allowance_is_what_the_plan_leaves(self) -> None:
-        limit = CATALOGUE[self.account.plan_id].job_limit
-        allowance = [lot.left for lot in self.account.lots if lot.source is LotSource.ALLOWANCE]
-        assert allowance == ([] if limit is None else [max(0, limit - self.account.used)])
+        account, limit = self.account, CATALOGUE[self.account.plan_id].job_limit
+        allowance = [lot.left for lot in account.lots if lot.source is LotSource.ALLOWANCE]
+        assert allowance == ([] if limit is None else [max(0, limit - account.used - account.withdrawn)])
+
+    @invariant()
+    def the_jobs_of_a_cycle_and_what_is_left_of_it_are_no_more_than_its_limit(self) -> None:
+        """What was used in the cycle are its jobs, of which none was given back, and nothing else."""
+        account, jobs = self.account, self.model.jobs.values()
+        counted = [
+            job.draws.get(f"allowance:{account.cycle_number}", 0 if job.draws else job.credits)
+            for job in jobs
+            if job.state in ("pending", "captured") and job.cycle == account.cycle_number
+        ]
+        assert account.used == sum(counted)
 
 
 def shown(answer: object) -> object:

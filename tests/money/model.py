@@ -38,6 +38,7 @@ class Model:
     cycle: int = 0
     end: int = CYCLE_SECONDS
     used: int = 0
+    withdrawn: int = 0
     owed: int = 0
     spent_usd_micros: int = 0
     lots: dict[str, Lot] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Model:
         if now >= self.end:
             self.cycle = now // CYCLE_SECONDS
             self.end = (self.cycle + 1) * CYCLE_SECONDS
-            self.used = 0
+            self.used = self.withdrawn = 0
             self.fit_allowance()
             self.pay()
 
@@ -84,7 +85,7 @@ class Model:
         limit = LIMITS[self.plan]
         self.lots.pop(f"allowance:{self.cycle}", None)
         if limit is not None:
-            self.lots[f"allowance:{self.cycle}"] = Lot(max(0, limit - self.used), self.end)
+            self.lots[f"allowance:{self.cycle}"] = Lot(max(0, limit - self.used - self.withdrawn), self.end)
 
     def draw(self, credits: int, last_first: bool = False) -> dict[str, int]:
         draws: dict[str, int] = {}
@@ -98,26 +99,30 @@ class Model:
             if taken:
                 self.lots[name].left -= taken
                 draws[name] = taken
-        self.used += draws.get(f"allowance:{self.cycle}", 0)
         return draws
+
+    def withdraw(self, credits: int, last_first: bool = False) -> None:
+        """Take credits away, and not for a job."""
+        draws = self.draw(credits, last_first)
+        self.withdrawn += draws.get(f"allowance:{self.cycle}", 0)
 
     def pay(self) -> None:
         paid = min(self.owed, self.available)
-        self.draw(paid, last_first=True)
+        self.withdraw(paid, last_first=True)
         self.owed -= paid
 
     def put_back(self, job: Held) -> int:
         """Give the job's credits back to their lots; how many had none to go to."""
         homeless = 0
-        if not job.draws and LIMITS[self.plan] is None and job.cycle == self.cycle:
+        if not job.draws and job.cycle == self.cycle:
             self.used -= job.credits
+            self.fit_allowance()
         for name, credits in job.draws.items():
             if name == f"allowance:{self.cycle}":
                 self.used -= credits
                 if name in self.lots:
-                    self.lots[name].left = min(
-                        self.lots[name].left + credits, max(0, (LIMITS[self.plan] or 0) - self.used)
-                    )
+                    room = max(0, (LIMITS[self.plan] or 0) - self.used - self.withdrawn)
+                    self.lots[name].left = min(self.lots[name].left + credits, room)
             elif name in self.lots:
                 self.lots[name].left += credits
             else:
@@ -157,6 +162,7 @@ class Model:
             raise Refused("QuotaExceeded")
         else:
             draws = self.draw(credits)
+            self.used += draws.get(f"allowance:{self.cycle}", 0)
         state = "captured" if ends is None else "pending"
         self.usage += ends is None
         self.jobs[name] = Held(credits, state, draws, self.cycle, FOREVER if ends is None else ends)
@@ -222,13 +228,25 @@ class Model:
             raise Refused("UnlimitedPlan")
         before = self.available
         if credits > 0:
-            self.add("promo", credits, FOREVER, False)
+            back = self.restored(credits)
+            if back < credits:
+                self.add("promo", credits - back, FOREVER, False)
             self.pay()
         elif -credits > before:
             raise Refused("Unprocessable")
         else:
-            self.draw(-credits)
+            self.withdraw(-credits)
         return self._answer(operation_id, asked, before, credits)
+
+    def restored(self, credits: int) -> int:
+        """How many of the credits go back to the allowance that they were withdrawn from."""
+        limit = LIMITS[self.plan]
+        if limit is None or limit < self.used + self.withdrawn:
+            return 0
+        back = min(credits, self.withdrawn)
+        self.withdrawn -= back
+        self.lots[f"allowance:{self.cycle}"].left += back
+        return back
 
     def claw_back(self, now: int, operation_id: str, credits: int) -> tuple[int, ...]:
         asked = ("claw_back", credits)
@@ -236,7 +254,7 @@ class Model:
             return self._answered(operation_id, asked)
         before = self.available
         taken = min(before, credits)
-        self.draw(taken, last_first=True)
+        self.withdraw(taken, last_first=True)
         self.owed += credits - taken
         return self._answer(operation_id, asked, before, -taken)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from openclaw_billing import ledger
+from openclaw_billing import ledger, paid, turning
 from openclaw_billing.errors import (
     Conflict,
     IdMismatch,
@@ -74,6 +74,72 @@ def test_an_adjustment_takes_away_no_more_than_there_is(acme: Acme) -> None:
     with pytest.raises(Unprocessable):
         acme.adjust(-4, "b")
     assert acme.available == 3
+
+
+def test_credits_taken_away_are_no_jobs_and_given_again_they_end_with_the_cycle(acme: Acme) -> None:
+    acme.do(ledger.charge, job_id="j")
+    acme.adjust(-4, "a")
+    assert (acme.account.used, acme.account.withdrawn, acme.available) == (1, 4, 0)
+    acme.adjust(3, "b")
+    assert (acme.account.used, acme.account.withdrawn, acme.available) == (1, 1, 3)
+    acme.adjust(3, "c")
+    assert [(lot.source, lot.left) for lot in acme.account.lots] == [
+        (LotSource.ALLOWANCE, 4),
+        (LotSource.PROMO, 2),
+    ]
+    assert acme.kinds() == ["grant", "capture", "adjust", "adjust", "adjust"]
+    acme.clock.advance(days=30)
+    assert (acme.available, acme.account.withdrawn) == (7, 0)
+
+
+def test_credits_taken_away_and_given_again_on_a_smaller_plan_are_there_once(acme: Acme) -> None:
+    """On the smaller plan the allowance shows nothing of them: they must not be there twice after an upgrade."""
+    acme.do(ledger.change_plan, "starter")
+    acme.adjust(-45, "a")
+    acme.do(ledger.change_plan, "free")
+    assert acme.available == 0
+    acme.adjust(45, "b")
+    assert acme.available == 45
+    acme.do(ledger.change_plan, "starter")
+    assert acme.available == 50
+
+
+def test_what_was_taken_away_stays_away_after_access_was_limited(pro: Acme) -> None:
+    pro.adjust(-150, "a")
+    pro.store.run(lambda tx: turning.keep(tx, turning.freeze(tx, pro.account, START)), "freeze")
+    assert pro.available == 5
+    pro.adjust(-2, "b")
+    pro.store.run(lambda tx: paid.thaw(tx, pro.account, START), "thaw")
+    assert (pro.available, pro.account.used, pro.account.withdrawn) == (48, 0, 152)
+
+
+def test_a_claw_back_from_the_allowance_is_no_job(acme: Acme) -> None:
+    acme.claw_back(2, "dispute")
+    assert (acme.available, acme.account.used, acme.account.withdrawn) == (3, 0, 2)
+
+
+@pytest.mark.parametrize("credits", [0, CREDITS_MAX + 1, 1.5, True])
+def test_an_adjustment_that_is_none_is_refused(acme: Acme, credits: int) -> None:
+    with pytest.raises(Unprocessable, match="not 0 and at most"):
+        acme.adjust(credits, "a")
+    assert acme.available == 5
+
+
+def test_enterprise_jobs_given_back_after_a_downgrade_count_no_more(enterprise: Acme) -> None:
+    for number in range(3):
+        enterprise.do(ledger.charge, job_id=f"done {number}")
+    enterprise.do(ledger.reserve, job_id="waiting")
+    enterprise.do(ledger.change_plan, "free")
+    assert enterprise.available == 1
+    enterprise.do(ledger.charge, job_id="here")
+    for number in range(3):
+        enterprise.do(ledger.refund, job_id=f"done {number}", reason="")
+    assert (enterprise.available, enterprise.account.used) == (3, 2)
+    enterprise.do(ledger.release, job_id="waiting")
+    assert (enterprise.available, enterprise.account.used) == (4, 1)
+    enterprise.do(ledger.change_plan, "enterprise")
+    enterprise.do(ledger.change_plan, "free")
+    assert enterprise.available == 4
 
 
 def test_taking_credits_away_is_not_undone_by_changing_the_plan(acme: Acme) -> None:

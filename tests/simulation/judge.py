@@ -141,6 +141,7 @@ def _compare(model: Model, account: Account | None, client_id: str) -> None:
         "reserved": account.reserved,
         "spent": account.spent_usd_micros,
         "used": account.used,
+        "withdrawn": account.withdrawn,
         "owed": account.owed,
         "cycle": account.cycle_number,
     }
@@ -149,6 +150,7 @@ def _compare(model: Model, account: Account | None, client_id: str) -> None:
         "reserved": model.reserved,
         "spent": model.spent_usd_micros,
         "used": model.used,
+        "withdrawn": model.withdrawn,
         "owed": model.owed,
         "cycle": model.cycle,
     }

@@ -41,6 +41,7 @@ CREATE TABLE accounts (
     grace_until timestamptz,
     frozen jsonb,
     active boolean NOT NULL,
+    withdrawn bigint NOT NULL CHECK (withdrawn >= 0),
     by_due text COLLATE "C"
 ) WITH (fillfactor = 50);
 
