@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -204,9 +204,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve the gateway. Settings come from the environment and .env (see .env.example).",
     )
     parser.add_argument("--host", help="address to listen on (default OPENCLAW_HOST, 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to listen on (default OPENCLAW_PORT, 18789)")
     parser.add_argument(
-        "--workers", type=int, help="processes sharing the port (default OPENCLAW_WORKERS, 1)"
+        "--port", type=_from_1_to(65535), help="port to listen on (default OPENCLAW_PORT, 18789)"
+    )
+    parser.add_argument(
+        "--workers", type=_from_1_to(256), help="processes sharing the port (default OPENCLAW_WORKERS, 1)"
     )
     parser.add_argument(
         "--access-log",
@@ -215,6 +217,15 @@ def _parser() -> argparse.ArgumentParser:
         help="a line for each request (on unless a proxy writes one already)",
     )
     return parser
+
+
+def _from_1_to(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isdecimal() and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}")
+        return int(text)
+
+    return number
 
 
 def _knows_patience() -> bool:

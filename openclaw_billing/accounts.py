@@ -106,6 +106,8 @@ def update_client(
 ) -> Client:
     """Change what is given; `metadata` as a whole. With `rate_limit="plan"` the plan's counts again.
 
+    What makes no difference changes nothing, the version neither.
+
     Raises:
         NotFound, DuplicateEmail, StaleVersion: it is not `if_version` any more.
     """
@@ -118,11 +120,12 @@ def update_client(
         email=before.email if email is None else email,
         metadata=before.metadata if metadata is None else dict(metadata),
         rate_limit=before.rate_limit if rate_limit is None else None if rate_limit == "plan" else rate_limit,
-        updated_at=now,
-        version=before.version + 1,
     )
-    _put_client(tx, client)
+    if client == before:
+        return before
     changed = [each for each in _CHANGEABLE if getattr(before, each) != getattr(client, each)]
+    client = replace(client, updated_at=now, version=before.version + 1)
+    _put_client(tx, client)
     note(
         tx,
         actor,

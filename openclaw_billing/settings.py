@@ -124,7 +124,7 @@ class Settings(BaseSettings):
 
     host: str = _setting("OPENCLAW_HOST", "127.0.0.1", "The address that `python gateway.py` serves on.")
     port: int = _setting(
-        "OPENCLAW_PORT", 18789, "The port that `python gateway.py` serves on.", ge=0, le=65535
+        "OPENCLAW_PORT", 18789, "The port that `python gateway.py` serves on.", ge=1, le=65535
     )
     workers: int = _setting("OPENCLAW_WORKERS", 1, "The number of worker processes.", ge=1, le=256)
     docs: bool = _setting("OPENCLAW_DOCS", False, "Whether /docs and /openapi.json are public.")

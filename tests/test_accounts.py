@@ -270,6 +270,15 @@ def test_the_audit_log_holds_no_digest_and_no_key_text(house: House) -> None:
         assert secret[8:24] not in written
 
 
+def test_an_update_that_makes_no_difference_changes_nothing(house: House, key: Key) -> None:
+    before = house.store.view.clients.get("acme")
+    house.clock.advance(days=1)
+    assert house.do(accounts.update_client, "acme") == before
+    assert house.do(accounts.update_client, "acme", name="Acme", metadata={}, rate_limit="plan") == before
+    assert house.store.view.clients.get("acme") == before
+    assert house.actions == ["client.created", "key.issued"]
+
+
 def test_of_an_edited_clients_file_only_what_was_edited_is_adopted(house: House, key: Key) -> None:
     """It is as old as its snapshot: what stands beside the edit is nobody's wish."""
     house.do(lambda tx, actor, now: ledger.charge(tx, "acme", job_id="since", now=now))

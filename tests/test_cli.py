@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from openclaw_billing import cli
+from openclaw_billing import cli, jobs
+from openclaw_billing.records import Job, Priority, TaskType
+from openclaw_billing.runtime import Runtime
 from tests.served import ROOT, served
 
 KEY_TEXT = "oc_live_" + "ab" * 16
@@ -75,7 +77,11 @@ COMMANDS = [
     ["clients", "create"],
     ["clients", "deactivate"],
     ["clients", "reactivate"],
+    ["clients", "set"],
     ["clients", "rate"],
+    ["jobs", "list"],
+    ["jobs", "show"],
+    ["jobs", "move"],
     ["keys", "list"],
     ["keys", "issue"],
     ["keys", "rotate"],
@@ -87,6 +93,7 @@ COMMANDS = [
         for each in (
             "clients",
             "keys",
+            "jobs",
             "stripe",
             "credits",
             "plan",
@@ -219,6 +226,84 @@ def test_a_client_gets_a_rate_of_its_own_and_gives_it_back(run: Run, acme: dict[
     assert len(run("audit", "--action", "client.updated", "--json").json) == 3
     assert run("clients", "rate", client_id, "100/h").code == 2
     assert run("clients", "rate", "nobody", "plan").code == 1
+
+
+def test_a_client_is_changed_in_what_is_named_only(run: Run, acme: dict[str, Any]) -> None:
+    client_id = acme["client_id"]
+    changed = run("clients", "set", client_id, "--name", "Acme & Sons", "--note", "crm=7", "--note", "a=b=c")
+    assert changed.code == 0
+    shown = run("clients", "set", client_id, "--email", "b@example.com", "--note", "crm=", "--json").json
+    assert (shown["name"], shown["email"]) == ("Acme & Sons", "b@example.com")
+    assert (shown["metadata"], shown["version"]) == ({"a": "b=c"}, 3)
+    assert run("clients", "set", client_id, "--json").json["version"] == 3
+    for wrong in (["--email", "nobody"], ["--note", "crm"], ["--note", "=x"], ["--name", " "]):
+        assert run("clients", "set", client_id, *wrong).code == 2
+    assert run("clients", "set", "nobody", "--name", "X").err == "Refused: Client not found\n"
+    assert run("clients", "show", client_id, "--json").json["version"] == 3
+
+
+def test_jobs_are_listed_shown_and_moved(run: Run, acme: dict[str, Any]) -> None:
+    client_id, now = acme["client_id"], datetime.now(UTC)
+    runtime = Runtime()
+    for number in range(2):
+        job = Job(
+            job_id=f"j{number}",
+            client_id=client_id,
+            project_name="Build",
+            description="A feature",
+            task_type=TaskType.OTHER,
+            priority=Priority.P2,
+            created_at=now,
+            updated_at=now,
+        )
+        runtime.write_and_wait(jobs.submit, job=job, actor=None)
+    runtime.close()
+    assert [each["job_id"] for each in run("jobs", "list", "--client", client_id, "--json").json] == [
+        "j1",
+        "j0",
+    ]
+    assert run("jobs", "list", "--status", "done").err == "No jobs.\n"
+    assert run("jobs", "move", "j0", "running").code == 0
+    moved = run("jobs", "move", "j0", "done", "--cost", "1.5", "--json").json
+    assert (moved["status"], moved["cost_usd_micros"]) == ("done", 1_500_000)
+    assert run("jobs", "show", "j0", "--json").json == moved
+    assert run("clients", "show", client_id, "--json").json["credits_remaining"] == 198
+    assert run("jobs", "move", "j0", "done", "--refund").code == 0
+    assert run("jobs", "move", "j1", "failed", "--no-refund").code == 0
+    assert run("clients", "show", client_id, "--json").json["credits_remaining"] == 199
+    assert run("jobs", "move", "j0", "failed").err == "Refused: A done job cannot become failed\n"
+    for wrong in (["done", "--cost", "much"], ["done", "--cost", "nan"], ["lost"]):
+        assert run("jobs", "move", "j0", *wrong).code == 2
+    assert run("jobs", "show", "nope").code == 1
+
+
+def test_credits_below_zero_need_no_dashes_before_them(run: Run, acme: dict[str, Any]) -> None:
+    help_text = run("credits", "--help").out
+    assert "credits ID -5 --reason" in help_text
+    taken = run("credits", acme["client_id"], "-5", "--reason", "x", "--json")
+    assert (taken.code, taken.json["new_credits"]) == (0, 195)
+    assert run("credits", acme["client_id"], "--reason", "x", "--", "-15").code == 0
+    assert run("credits", acme["client_id"], "-5", "--reasn", "x").code == 2
+    assert "not 0" in run("credits", acme["client_id"], "0", "--reason", "x").err
+
+
+@pytest.mark.parametrize("width", ["20", "60", "300"])
+def test_ids_are_shown_whole_on_any_terminal_and_between_tabs_elsewhere(
+    run: Run, acme: dict[str, Any], monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    client_id = acme["client_id"]
+    lists = {("clients", "list"): client_id, ("keys", "list", client_id): acme["key_id"]}
+    for command, wanted in lists.items():
+        lines = [line.split("\t") for line in run(*command).out.splitlines()]
+        assert lines[0][0].endswith("_id")
+        assert lines[1][0] == wanted
+        assert len(lines[1]) == len(lines[0])
+        with monkeypatch.context() as terminal:
+            terminal.setattr(sys.stdout, "isatty", lambda: True)
+            shown = run(*command).out
+        assert "…" not in shown
+        assert wanted in shown
 
 
 def test_the_plan_is_changed_and_a_client_switched_off_and_on(run: Run, acme: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import main
 from openclaw_billing.stores import backups
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain
@@ -184,6 +185,19 @@ def test_settings_that_cannot_be_used_are_told_in_a_sentence(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert "canary" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--port", "0"), ("--port", "99999"), ("--port", "x"), ("--workers", "0"), ("--workers", "257")],
+)
+def test_an_option_out_of_range_is_refused_in_a_sentence(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(option)
+    assert ended.value.code == 2
+    assert f"argument {option[0]}: must be a whole number from 1 to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [1, 2])

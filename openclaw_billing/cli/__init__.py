@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from openclaw_billing.cli import clients, db, keys, store, stripe
+from openclaw_billing.cli import clients, db, jobs, keys, store, stripe
 from openclaw_billing.cli.move import move
 from openclaw_billing.cli.output import say
 from openclaw_billing.errors import BillingError, StartupError
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(clients.app, name="clients", help="Create, list, change and deactivate clients.")
 app.add_typer(keys.app, name="keys", help="Issue, list, rotate and revoke keys.")
+app.add_typer(jobs.app, name="jobs", help="List jobs and move them along.")
 app.add_typer(
     stripe.app, name="stripe", help="Set up the Stripe account, and look whether it is set up well."
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -15,12 +16,13 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.text import clean_email
 from openclaw_billing.usage import standing
 from openclaw_billing.values import rate_of, rate_text
-from openclaw_billing.web.models import NAME_LENGTH_MAX, REASON_LENGTH_MAX
+from openclaw_billing.web.models import LINE_LENGTH_MAX, NAME_LENGTH_MAX, REASON_LENGTH_MAX
 from openclaw_billing.web.views import AuditView, ClientView, EntryView
 
 app = typer.Typer(no_args_is_help=True)
 
 ClientId = Annotated[str, typer.Argument(help="The client's id.")]
+METADATA_MAX, METADATA_NAME_LENGTH_MAX = 50, 40
 COLUMNS = ("client_id", "name", "email", "plan", "credits_remaining", "active", "billing_cycle_end")
 
 
@@ -61,10 +63,7 @@ def create_client(
     """Create a client and show its key, once."""
     client_id = str(uuid.uuid4())
     name = words(name, NAME_LENGTH_MAX, "--name")
-    try:
-        email = clean_email(email)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--email") from error
+    email = _address(email)
     with opened() as runtime:
         key_text, key = runtime.new_key(client_id, name="default")
         runtime.write_and_wait(
@@ -114,9 +113,40 @@ def set_rate(
         say("The plan's." if client.rate_limit is None else f"{rate_text(client.rate_limit)}.")
 
 
+@app.command("set")
+def change_client(
+    client_id: ClientId,
+    name: Annotated[str | None, typer.Option(help="Who pays.")] = None,
+    email: Annotated[str | None, typer.Option(help="One client per address.")] = None,
+    note: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Into the metadata; without a value, out of it. May be repeated."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Change a client's name, address or metadata; what is not named stays."""
+    with opened() as runtime:
+        client = runtime.view.clients.get(client_id)
+        if client is None:
+            raise NotFound("Client")
+        runtime.write_and_wait(
+            accounts.update_client,
+            client_id,
+            name=None if name is None else words(name, NAME_LENGTH_MAX, "--name"),
+            email=None if email is None else _address(email),
+            metadata=_noted(client.metadata, note or []),
+            if_version=client.version,
+            actor=ACTOR,
+        )
+        show_one(_shown(runtime, client_id), as_json=as_json)
+
+
 def add_to(root: typer.Typer) -> None:
     """The commands that stand beside `clients`."""
-    root.command("credits")(adjust_credits)
+    # Below zero looks like an option, and is none.
+    root.command("credits", context_settings={"ignore_unknown_options": True})(adjust_credits)
     root.command("plan")(set_plan)
     root.command("ledger")(show_ledger)
     root.command("audit")(show_audit)
@@ -129,7 +159,7 @@ def adjust_credits(
     once: Annotated[str, typer.Option(help="An id: the same one again changes nothing.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Add credits to a client, or take some away (`credits ID -- -5 --reason …`)."""
+    """Add credits to a client, or take some away (`credits ID -5 --reason …`)."""
     reason = words(reason, REASON_LENGTH_MAX, "--reason")
     operation_id = f"adjust:cli:{once or uuid.uuid4()}"
     with opened() as runtime:
@@ -177,6 +207,30 @@ def show_audit(
             as_json=as_json,
             empty="None.",
         )
+
+
+def _address(email: str) -> str:
+    try:
+        return clean_email(email)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--email") from error
+
+
+def _noted(metadata: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+    """The metadata after these changes, within the limits that HTTP has."""
+    found = dict(metadata)
+    for note in notes:
+        name, equals, value = note.partition("=")
+        name = words(name, METADATA_NAME_LENGTH_MAX, "--note")
+        if not equals:
+            raise typer.BadParameter("must be NAME=VALUE", param_hint="--note")
+        if value:
+            found[name] = words(value, LINE_LENGTH_MAX, "--note")
+        else:
+            found.pop(name, None)
+    if len(found) > METADATA_MAX:
+        raise typer.BadParameter(f"at most {METADATA_MAX} names", param_hint="--note")
+    return found
 
 
 def _shown(runtime: Runtime, client_id: str) -> dict[str, Any]:

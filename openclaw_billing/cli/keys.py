@@ -9,6 +9,7 @@ import typer
 
 from openclaw_billing import accounts
 from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one, words
+from openclaw_billing.errors import NotFound
 from openclaw_billing.web.billing import GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, key_by_id, key_list
 from openclaw_billing.web.models import LINE_LENGTH_MAX
 from openclaw_billing.web.views import KeyView
@@ -23,6 +24,8 @@ KeyId = Annotated[str, typer.Argument(help="The key's id, from `keys list`.")]
 def list_keys(client_id: ClientId, as_json: Json = False) -> None:
     """List a client's keys by what may be shown of them."""
     with opened() as runtime:
+        if runtime.view.clients.get(client_id) is None:
+            raise NotFound("Client")
         rows = dumped(key_list(runtime, client_id).keys)
         show(
             rows,

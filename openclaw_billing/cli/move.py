@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from openclaw_billing.cli.output import Json, say
+from openclaw_billing.cli.output import Json, say, show
 from openclaw_billing.settings import load_settings
 
 
@@ -69,15 +68,7 @@ def _show(moved: object, *, as_json: bool) -> None:
         {"table": name, "records": each.records, "sha256": each.hex, "same": True}
         for name, each in moved.target.sums.items()
     ]
-    if as_json:
-        import json
-
-        print(json.dumps(rows, indent=1))
-        return
-    table = Table("table", "records", "sha256", "same")
-    for row in rows:
-        table.add_row(str(row["table"]), f"{row['records']:,}", str(row["sha256"])[:16], "yes")
-    Console().print(table)
+    show(rows, ("table", "records", "sha256", "same"), as_json=as_json, empty="Nothing.")
 
 
 def _next(to_database: bool, switch: bool) -> str:

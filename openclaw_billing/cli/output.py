@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 ACTOR = Actor(name="cli")
+WIDTH_MAX = 10_000
 
 
 @contextmanager
@@ -45,17 +47,28 @@ def words(text: str, length_max: int, hint: str) -> str:
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """The rows: as JSON in whole, else these columns as a table."""
+    """The rows: as JSON in whole, else these columns, as a table on a terminal and between tabs elsewhere."""
     if as_json:
         print(json.dumps(list(rows), indent=1, default=str))
         return
     if not rows:
         say(empty)
         return
-    table = Table(*(name.replace("_", " ") for name in columns))
-    for row in rows:
-        table.add_row(*(plain(row.get(name)) for name in columns))
-    Console().print(table)
+    cells = [[plain(row.get(name)) for name in columns] for row in rows]
+    if not sys.stdout.isatty():
+        for line in (list(columns), *cells):
+            print("\t".join(line))
+        return
+    table = Table()
+    for place, name in enumerate(columns):
+        # Other commands need the ids whole; what has no room is folded, and never cut off.
+        width = max(len(line[place]) for line in cells) if name.endswith("_id") else None
+        table.add_column(name.replace("_", " "), overflow="fold", min_width=width)
+    for line in cells:
+        table.add_row(*map(Text, line))
+    console = Console()
+    least = Measurement.get(console, console.options.update(max_width=WIDTH_MAX), table).minimum
+    Console(width=max(console.width, least)).print(table)
 
 
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
@@ -68,15 +81,15 @@ def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
         print(f"{name:<{width}}  {plain(value)}")
 
 
-def plain(value: object) -> Text | str:
-    """Data as text: no markup is read in it, and no control character reaches the terminal."""
+def plain(value: object) -> str:
+    """Data as text: no control character reaches the terminal."""
     text = "" if value is None else str(value)
-    return Text("".join(each if each.isprintable() else "?" for each in text))
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def say(text: str) -> None:
     """A remark for the person, beside the data."""
-    print("".join(each if each.isprintable() else "?" for each in text), file=sys.stderr)
+    print(plain(text), file=sys.stderr)
 
 
 def dumped(models: Iterable[Any]) -> list[dict[str, Any]]:
