@@ -26,7 +26,6 @@ from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK
-from openclaw_billing.stores.journal_history import JournalHistory
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
 from openclaw_billing.stores.json_load import check_clients_file
 from openclaw_billing.stores.layers import Asked, Layer
@@ -174,7 +173,6 @@ class JsonStore(GroupCommit):
             if not self.directory.exists(JOURNAL):
                 create(self.directory, self._chain, self._migrate)
             replica.open()
-            self._journal = JournalHistory(self.directory, self._chain)
             self._clients.look()
             if not check_clients_file(self.directory, self._chain, replica.loaded):
                 replica.loaded.marked_seq = -1
@@ -381,7 +379,7 @@ class JsonStore(GroupCommit):
         with replica.state:
             # A descriptor of our own stays at this segment, whatever is closed meanwhile.
             active, number = (os.dup(replica.end.fd), replica.end.size), replica.loaded.segment
-        return self._journal.entries(active, number, part, record, query)
+        return replica.history.entries(active, number, part, record, query)
 
     # Forking
 
@@ -397,5 +395,4 @@ class JsonStore(GroupCommit):
         self._lock.forget()
         self._snapshots.forget()
         self._snapshots = Snapshots(self)
-        self._journal = JournalHistory(self.directory, self._chain)
         self._resyncing = False

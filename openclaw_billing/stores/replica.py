@@ -18,6 +18,7 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain, Line, Reader
 from openclaw_billing.stores.journal_end import JournalEnd
 from openclaw_billing.stores.journal_files import JOURNAL, closed_name
+from openclaw_billing.stores.journal_history import JournalHistory
 from openclaw_billing.stores.json_create import Parts, begin_segment, marked, seal_batch
 from openclaw_billing.stores.json_load import Loaded, load, mend, take
 from openclaw_billing.stores.layers import Layer
@@ -35,6 +36,7 @@ class Replica:
         self.end = JournalEnd(directory)
         self.loaded = Loaded()
         self.ahead = Ahead()
+        self.history = JournalHistory(directory, chain)
         self.state = threading.RLock()
         self.generation = 0
         self.appending = False
@@ -63,6 +65,7 @@ class Replica:
     def open(self) -> None:
         """Load, with nothing known before. The lock is held."""
         self.damaged, self._proven_seq = "", 0
+        self.history = JournalHistory(self._directory, self._chain)
         self.reload()
         if self.refusal:
             raise BadSettings(f"The store in {self._directory.path} cannot be used: {self.refusal}")
@@ -306,5 +309,6 @@ class Replica:
         """In a forked child: the threads that held these locks are not here."""
         self.state = threading.RLock()
         self.ahead = Ahead()
+        self.history = JournalHistory(self._directory, self._chain)
         self.loaded.base.forget_threads()
         self.appending = False
