@@ -6,8 +6,10 @@ import random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Query as QueryParameter
 from pydantic import Field
 
 import client_auth
@@ -18,10 +20,10 @@ from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
 from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.web.admin_jobs import job_list
+from openclaw_billing.web.admin_jobs import JobFilters, answered_jobs
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
 from openclaw_billing.web.direct import DirectRoute
-from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, asked_of, change
+from openclaw_billing.web.endpoint import asked_of, change
 from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import (
@@ -145,25 +147,21 @@ def submit(
 
 
 def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
-    @router.get("/api/jobs", operation_id="listJobs", summary="Your jobs")
+    @router.get("/api/jobs", operation_id="listJobs", summary="Your jobs", response_model=JobList)
     async def list_jobs(
-        status: JobStatus | None = None,
-        since: Since = None,
-        until: Until = None,
-        limit: Limit = 100,
-        cursor: Cursor = None,
+        request: Request,
+        response: Response,
+        asked: Annotated[JobFilters, QueryParameter()],
         client: Client = Depends(client_key),
-    ) -> JobList:
+    ) -> JobList | Response:
         """Newest first, as far back as your plan's history reaches."""
         account = await look(runtime, lambda: runtime.view.accounts.get(client.client_id))
         assert account is not None
         reach = jobs.visible_since(plans.plan_of(account.plan_id), runtime.now())
-        bounds = [moment for moment in (reach, since) if moment is not None]
-        equals: dict[str, str | bool | None] = {"client_id": client.client_id}
-        if status is not None:
-            equals["status"] = status
-        query = Query(equals=equals, since=max(bounds, default=None), until=until, limit=limit)
-        return await job_list(runtime, query, f"own:{status}:{since}", cursor)
+        bounds = [moment for moment in (reach, asked.since) if moment is not None]
+        query = Query(equals={"client_id": client.client_id}, since=max(bounds, default=None))
+        scope = f"own:{asked.since}"
+        return await answered_jobs(runtime, request, response, asked, query, scope)
 
     @router.get("/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs")
     async def get_job(job_id: str, client: Client = Depends(client_key)) -> JobView:

@@ -5,7 +5,7 @@ Every change is audited in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
@@ -55,6 +55,7 @@ __all__ = [
     "rotate_key",
     "set_plan",
     "update_client",
+    "walk_of_clients",
 ]
 
 CLIENTS_WALKED_MAX = 1_000_000
@@ -221,6 +222,16 @@ def page_of_clients(view: View, query: Query, *, plan_id: str | None = None) -> 
     if query.after is not None:
         wanted = [each for each in wanted if (each[0].created_at, each[0].client_id) < query.after]
     return Page(wanted[: query.limit], total, len(wanted) > query.limit)
+
+
+def walk_of_clients(
+    view: View, query: Query, *, plan_id: str | None = None
+) -> Iterator[tuple[Client, Account]]:
+    """What all pages from this one on hold together, looked up as it is walked."""
+    for client in view.clients.walk(query):
+        account = view.accounts.get(client.client_id)
+        if account is not None and plan_id in (None, account.plan_id):
+            yield client, account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

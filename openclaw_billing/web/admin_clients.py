@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -18,19 +19,11 @@ from openclaw_billing.records import CREDITS_MAX, Client, Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.usage import standing_of
 from openclaw_billing.web.auth import AdminToken
-from openclaw_billing.web.csv_export import csv_response, wants_csv
 from openclaw_billing.web.cursors import decode_after, encode_after
-from openclaw_billing.web.endpoint import (
-    Cursor,
-    Limit,
-    Since,
-    Until,
-    change,
-    expected_version,
-    operation_id,
-)
+from openclaw_billing.web.endpoint import change, expected_version, operation_id
 from openclaw_billing.web.etag import etag_of, not_modified
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import Dated, Listed, Part, PlanName, Words, answered
 from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import ClientList, ClientView, NewClientView, client_fields
@@ -38,6 +31,14 @@ from openclaw_billing.web.views import ClientList, ClientView, NewClientView, cl
 ClientStatus = Literal["active", "inactive", "all"]
 # Shorter than any secret: the refusal of an unknown plan names it.
 PlanId = Annotated[str, Field(max_length=32)]
+
+
+class ClientFilters(Dated):
+    """Which clients to list."""
+
+    status: ClientStatus = "all"
+    plan: PlanName | None = None
+    q: Words = Field("", description="In name, e-mail or id")
 
 
 class NewClient(Input):
@@ -137,28 +138,19 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     )
     async def list_clients(
         request: Request,
-        status: ClientStatus = "all",
-        plan: Annotated[str | None, QueryParameter(max_length=40)] = None,
-        q: Annotated[str, QueryParameter(max_length=200, description="In name, e-mail or id")] = "",
-        since: Since = None,
-        until: Until = None,
-        limit: Limit = 100,
-        cursor: Cursor = None,
-        format: Literal["json", "csv"] = "json",
+        response: Response,
+        asked: Annotated[ClientFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> ClientList | Response:
         """Newest first, without keys."""
-        equals: dict[str, str | bool | None] = {} if status == "all" else {"active": status == "active"}
-        query = Query(
-            equals=equals,
-            text=q,
-            text_fields=("name", "email", "client_id"),
-            since=since,
-            until=until,
-            limit=limit,
+        return await answered(
+            runtime,
+            request,
+            response,
+            asked,
+            _listed(runtime, asked),
+            lambda part: ClientList(clients=part.rows, **part.told),
         )
-        scope = f"clients:{plan}"
-        return await runtime.read(lambda: _listed(runtime, request, query, plan, scope, cursor, format))
 
     @router.get(
         "/api/admin/clients/{client_id}",
@@ -293,29 +285,33 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         return ClientView.model_validate(reply.body)
 
 
-def _listed(
-    runtime: Runtime,
-    request: Request,
-    query: Query,
-    plan: str | None,
-    scope: str,
-    cursor: str | None,
-    format: str,
-) -> ClientList | Response:
-    view, now = runtime.view, runtime.now()
-    page = accounts.page_of_clients(view, decode_after(cursor, scope, query), plan_id=plan)
-    shown = [ClientView.of(client, account, now) for client, account in page.rows]
-    if format == "csv" or wants_csv(request):
-        return csv_response(
-            "clients", list(ClientView.model_fields), [each.model_dump(mode="json") for each in shown]
-        )
-    last = page.rows[-1][0] if page.has_more else None
-    return ClientList(
-        clients=shown,
-        total=page.total,
-        next_cursor=None if last is None else encode_after(last.created_at, last.client_id, scope, query),
-        has_more=page.has_more,
+def _listed(runtime: Runtime, asked: ClientFilters) -> Listed[ClientView]:
+    query = Query(
+        equals={} if asked.status == "all" else {"active": asked.status == "active"},
+        text=asked.q,
+        text_fields=("name", "email", "client_id"),
+        since=asked.since,
+        until=asked.until,
+        limit=asked.page_length,
     )
+    scope = f"clients:{asked.plan}"
+    placed = decode_after(asked.cursor, scope, query)
+    now = runtime.now()
+
+    def page() -> Part[ClientView]:
+        found = accounts.page_of_clients(runtime.view, placed, plan_id=asked.plan)
+        last = found.rows[-1][0] if found.has_more else None
+        return Part(
+            [ClientView.of(client, account, now) for client, account in found.rows],
+            found.total,
+            None if last is None else encode_after(last.created_at, last.client_id, scope, query),
+        )
+
+    def walk() -> Iterator[ClientView]:
+        for client, account in accounts.walk_of_clients(runtime.view, placed, plan_id=asked.plan):
+            yield ClientView.of(client, account, now)
+
+    return Listed("clients", ClientView, page, walk)
 
 
 def _known(runtime: Runtime, client_id: str) -> Client:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as QueryParameter
@@ -15,13 +16,24 @@ from openclaw_billing.contracts import Query, Transaction
 from openclaw_billing.records import JobStatus
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import AdminToken
-from openclaw_billing.web.csv_export import csv_response, wants_csv
 from openclaw_billing.web.cursors import decode_after, encode_after
-from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.endpoint import change
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import Dated, Listed, Part, Words, answered
 from openclaw_billing.web.models import DollarsIn, Input, micros_of
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import JobList, JobView
+
+
+class JobFilters(Dated):
+    """Which jobs to list."""
+
+    status: JobStatus | None = None
+
+
+class AllJobFilters(JobFilters):
+    client_id: Words | None = None
+    q: Words = Field("", description="In the project's name or the id")
 
 
 class JobMove(Input):
@@ -42,35 +54,21 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
     @router.get("/api/admin/jobs", operation_id="listAllJobs", summary="Jobs", response_model=JobList)
     async def list_all_jobs(
         request: Request,
-        status: JobStatus | None = None,
-        client_id: Annotated[str | None, QueryParameter(max_length=200)] = None,
-        q: Annotated[str, QueryParameter(max_length=200, description="In the project's name or the id")] = "",
-        since: Since = None,
-        until: Until = None,
-        limit: Limit = 100,
-        cursor: Cursor = None,
-        format: Literal["json", "csv"] = "json",
+        response: Response,
+        asked: Annotated[AllJobFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> JobList | Response:
         """Newest first, of every client and of none."""
         equals: dict[str, str | bool | None] = {}
-        if status is not None:
-            equals["status"] = status
-        if client_id is not None:
-            equals["client_id"] = client_id
+        if asked.client_id is not None:
+            equals["client_id"] = asked.client_id
         query = Query(
             equals=equals,
-            text=q,
+            text=asked.q,
             text_fields=("project_name", "job_id"),
-            since=since,
-            until=until,
-            limit=limit,
+            since=asked.since,
         )
-        listed = await job_list(runtime, query, "jobs", cursor)
-        if format == "csv" or wants_csv(request):
-            rows = [each.model_dump(mode="json") for each in listed.jobs]
-            return csv_response("jobs", list(JobView.model_fields), rows)
-        return listed
+        return await answered_jobs(runtime, request, response, asked, query, "jobs")
 
     @router.patch("/api/admin/jobs/{job_id}", operation_id="moveJob", summary="Move a job along")
     async def move_job(
@@ -96,14 +94,24 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-async def job_list(runtime: Runtime, query: Query, scope: str, cursor: str | None) -> JobList:
-    """One page of jobs."""
-    placed = decode_after(cursor, scope, query)
-    page = await runtime.read(lambda: runtime.view.jobs.page(placed))
-    last = page.rows[-1] if page.has_more else None
-    return JobList(
-        jobs=[JobView.of(job) for job in page.rows],
-        total=page.total,
-        next_cursor=None if last is None else encode_after(last.created_at, last.job_id, scope, query),
-        has_more=page.has_more,
+async def answered_jobs(
+    runtime: Runtime, request: Request, response: Response, asked: JobFilters, query: Query, scope: str
+) -> JobList | Response:
+    """The jobs of the query, as far as the filters that all lists of jobs have in common let them pass."""
+    equals = query.equals if asked.status is None else {**query.equals, "status": asked.status}
+    query = replace(query, equals=equals, until=asked.until, limit=asked.page_length)
+    placed = decode_after(asked.cursor, scope, query)
+
+    def page() -> Part[JobView]:
+        found = runtime.view.jobs.page(placed)
+        last = found.rows[-1] if found.has_more else None
+        return Part(
+            [JobView.of(job) for job in found.rows],
+            found.total,
+            None if last is None else encode_after(last.created_at, last.job_id, scope, query),
+        )
+
+    listed = Listed("jobs", JobView, page, lambda: map(JobView.of, runtime.view.jobs.walk(placed)))
+    return await answered(
+        runtime, request, response, asked, listed, lambda part: JobList(jobs=part.rows, **part.told)
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Query as QueryParameter
 
 from openclaw_billing.audit import Actor
 from openclaw_billing.errors import NotFound
@@ -10,7 +13,9 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web import billing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.billing import NewKey, Rotation
+from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import Filters
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import KeyList, KeyView, NewKeyView
 
@@ -22,11 +27,17 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
     admin = AdminToken(runtime)
 
     @router.get(KEYS, operation_id="listKeys", summary="A client's keys")
-    async def list_keys(client_id: str, actor: Actor = Depends(admin)) -> KeyList:
+    async def list_keys(
+        client_id: str, asked: Annotated[Filters, QueryParameter()], actor: Actor = Depends(admin)
+    ) -> KeyList:
         """By what may be shown of them, newest first."""
-        if runtime.view.clients.get(client_id) is None:
-            raise NotFound("Client")
-        return billing.key_list(runtime, client_id)
+
+        def listed() -> KeyList:
+            if runtime.view.clients.get(client_id) is None:
+                raise NotFound("Client")
+            return billing.key_list(runtime, client_id, asked)
+
+        return await look(runtime, listed)
 
     @router.post(KEYS, operation_id="issueKey", status_code=201, summary="Issue a key")
     async def issue_key(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Query as QueryParameter
 from pydantic import Field
 
 from openclaw_billing import accounts, plans, subscriptions, usage
 from openclaw_billing.audit import Actor
-from openclaw_billing.contracts import HistoryQuery, Transaction
+from openclaw_billing.contracts import HistoryQuery, Query, Transaction
 from openclaw_billing.errors import NotFound
 from openclaw_billing.records import Client, EntryKind, Key
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import ClientKey, actor_of
-from openclaw_billing.web.cursors import decode_position, encode_position
-from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, change
+from openclaw_billing.web.csv_export import wants_csv
+from openclaw_billing.web.cursors import decode_after, decode_position, encode_after, encode_position
+from openclaw_billing.web.endpoint import change
 from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import Dated, Filters, Format, Listed, Part, answered, file_of
 from openclaw_billing.web.models import Input, Line, Moment
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import (
@@ -33,6 +37,12 @@ from openclaw_billing.web.views import (
 
 GRACE_SECONDS_DEFAULT = 24 * 3600
 GRACE_SECONDS_MAX = 30 * 24 * 3600
+
+
+class LedgerFilters(Dated):
+    """Which entries of a ledger to list."""
+
+    kind: EntryKind | None = None
 
 
 class NewKey(Input):
@@ -72,8 +82,15 @@ def _public() -> APIRouter:
 
 
 def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
-    @router.get("/api/billing/usage", operation_id="getUsage", summary="Where you stand in this cycle")
-    async def get_usage(client: Client = Depends(client_key)) -> UsageView:
+    @router.get(
+        "/api/billing/usage",
+        operation_id="getUsage",
+        summary="Where you stand in this cycle",
+        response_model=UsageView,
+    )
+    async def get_usage(
+        request: Request, response: Response, format: Format = None, client: Client = Depends(client_key)
+    ) -> UsageView | Response:
         """Credits left, the cycle's edges, and what your jobs have cost."""
 
         def standing() -> UsageView:
@@ -82,27 +99,35 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
             known = subscriptions.find(view, client.client_id, runtime.settings.billing_mode)
             return UsageView.of(client, usage.standing(view, client.client_id, now), rate, now, known)
 
-        return await look(runtime, standing)
+        stand = await look(runtime, standing)
+        response.headers["Vary"] = "Accept"
+        if wants_csv(request, format):
+            return await file_of(runtime, "usage", UsageView, lambda: [stand])
+        return stand
 
-    @router.get("/api/billing/ledger", operation_id="listOwnLedger", summary="What happened to your credits")
+    @router.get(
+        "/api/billing/ledger",
+        operation_id="listOwnLedger",
+        summary="What happened to your credits",
+        response_model=LedgerPage,
+    )
     async def list_own_ledger(
-        limit: Limit = 100,
-        cursor: Cursor = None,
-        kind: EntryKind | None = None,
-        since: Since = None,
-        until: Until = None,
+        request: Request,
+        response: Response,
+        asked: Annotated[LedgerFilters, QueryParameter()],
         client: Client = Depends(client_key),
-    ) -> LedgerPage:
+    ) -> LedgerPage | Response:
         """Every change of your credits, newest first."""
-        query = HistoryQuery(client_id=client.client_id, kind=kind, since=since, until=until, limit=limit)
-        return await ledger_page(runtime, query, cursor)
+        return await answered_ledger(runtime, request, response, asked, client.client_id)
 
 
 def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
     @router.get("/api/billing/keys", operation_id="listOwnKeys", summary="Your keys")
-    async def list_own_keys(client: Client = Depends(client_key)) -> KeyList:
+    async def list_own_keys(
+        asked: Annotated[Filters, QueryParameter()], client: Client = Depends(client_key)
+    ) -> KeyList:
         """Your keys by what may be shown of them, newest first; the secrets are stored nowhere."""
-        return await look(runtime, partial(key_list, runtime, client.client_id))
+        return await look(runtime, partial(key_list, runtime, client.client_id, asked))
 
     @router.post(
         "/api/billing/keys", operation_id="createOwnKey", status_code=201, summary="Make another key"
@@ -134,22 +159,39 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         return await revoke(runtime, request, response, client.client_id, key_id, _self(request, client))
 
 
-async def ledger_page(runtime: Runtime, query: HistoryQuery, cursor: str | None) -> LedgerPage:
-    """One page of the ledger."""
-    placed = decode_position(cursor, "ledger", query)
-    page = await runtime.read(lambda: runtime.store.ledger(placed))
-    last = page.positions[-1] if page.has_more else None
-    return LedgerPage(
-        entries=[EntryView.of(entry) for entry in page.entries],
-        total=page.total,
-        next_cursor=None if last is None else encode_position(last, "ledger", query),
-        has_more=page.has_more,
+async def answered_ledger(
+    runtime: Runtime, request: Request, response: Response, asked: LedgerFilters, client_id: str
+) -> LedgerPage | Response:
+    """The ledger of a client, as far as the filters let it pass."""
+    query = HistoryQuery(
+        client_id=client_id, kind=asked.kind, since=asked.since, until=asked.until, limit=asked.page_length
+    )
+    placed = decode_position(asked.cursor, "ledger", query)
+
+    def page() -> Part[EntryView]:
+        found = runtime.store.ledger(placed)
+        at = encode_position(found.positions[-1], "ledger", query) if found.has_more else None
+        return Part([EntryView.of(entry) for entry in found.entries], found.total, at)
+
+    listed = Listed("ledger", EntryView, page, lambda: map(EntryView.of, runtime.store.walk_ledger(placed)))
+    return await answered(
+        runtime, request, response, asked, listed, lambda part: LedgerPage(entries=part.rows, **part.told)
     )
 
 
-def key_list(runtime: Runtime, client_id: str) -> KeyList:
-    found = sorted(runtime.view.keys.by("client", client_id), key=lambda key: key.created_at, reverse=True)
-    return KeyList(keys=[KeyView.of(key) for key in found], total=len(found))
+def key_list(runtime: Runtime, client_id: str, asked: Filters | None = None) -> KeyList:
+    """The client's keys, newest first; all of them where no page is asked for."""
+    found = sorted(runtime.view.keys.by("client", client_id), key=_place, reverse=True)
+    total = len(found)
+    if asked is None:
+        return KeyList(keys=[KeyView.of(key) for key in found], total=total)
+    query = Query(equals={"client_id": client_id})
+    after = decode_after(asked.cursor, "keys", query).after
+    behind = [key for key in found if after is None or _place(key) < after]
+    shown = behind[: asked.page_length]
+    at = encode_after(*_place(shown[-1]), "keys", query) if len(behind) > len(shown) else None
+    part = Part([KeyView.of(key) for key in shown], total, at)
+    return KeyList(keys=part.rows, **part.told)
 
 
 def key_by_id(runtime: Runtime, client_id: str, key_id: str) -> Key:
@@ -209,6 +251,11 @@ async def revoke(
 
     reply = await change(runtime, request, response, operation, principal=actor.name, name="revoke_key")
     return KeyView.model_validate(reply.body)
+
+
+def _place(key: Key) -> tuple[datetime, str]:
+    """Where the key stands among others: by its id, because a cursor shows what it is made of."""
+    return key.created_at, key.key_id
 
 
 def _shown(key: Key) -> dict[str, object]:

@@ -24,8 +24,6 @@ PAGE_MAX = 1000
 
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="Rows a page, 1 to 1000")]
 Cursor = Annotated[str | None, QueryParameter(max_length=500, description="`next_cursor` of the page before")]
-Since = Annotated[datetime | None, QueryParameter(alias="from", description="From this moment on (RFC 3339)")]
-Until = Annotated[datetime | None, QueryParameter(alias="to", description="Before this moment (RFC 3339)")]
 
 
 def asked_of(request: Request, principal: str, body: BaseModel | None) -> Asked | None:

@@ -18,6 +18,7 @@ from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import Counter
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
@@ -141,6 +142,11 @@ class LimitedRequest(Request):
                 except TimeoutError:
                     raise TooSlow(headers=_CLOSE) from None
         return self._whole
+
+    @property
+    def query_params(self) -> QueryParams:
+        """Read anew each time: a token is taken out of the address when it was looked at."""
+        return QueryParams(self.scope["query_string"])
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         yield await self.body()
