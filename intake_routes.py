@@ -151,17 +151,17 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
     async def list_jobs(
         request: Request,
         response: Response,
-        asked: Annotated[JobFilters, QueryParameter()],
+        filters: Annotated[JobFilters, QueryParameter()],
         client: Client = Depends(client_key),
     ) -> JobList | Response:
         """Newest first, as far back as your plan's history reaches."""
         account = await look(runtime, lambda: runtime.view.accounts.get(client.client_id))
         assert account is not None
         reach = jobs.visible_since(plans.plan_of(account.plan_id), runtime.now())
-        bounds = [moment for moment in (reach, asked.since) if moment is not None]
+        bounds = [moment for moment in (reach, filters.since) if moment is not None]
         query = Query(equals={"client_id": client.client_id}, since=max(bounds, default=None))
-        scope = f"own:{asked.since}"
-        return await answered_jobs(runtime, request, response, asked, query, scope)
+        scope = f"own:{filters.since}"
+        return await answered_jobs(runtime, request, response, filters, query, scope)
 
     @router.get("/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs")
     async def get_job(job_id: str, client: Client = Depends(client_key)) -> JobView:

@@ -139,7 +139,7 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     async def list_clients(
         request: Request,
         response: Response,
-        asked: Annotated[ClientFilters, QueryParameter()],
+        filters: Annotated[ClientFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> ClientList | Response:
         """Newest first, without keys."""
@@ -147,8 +147,8 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             runtime,
             request,
             response,
-            asked,
-            _listed(runtime, asked),
+            filters,
+            _listed(runtime, filters),
             lambda part: ClientList(clients=part.rows, **part.told),
         )
 
@@ -285,21 +285,21 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         return ClientView.model_validate(reply.body)
 
 
-def _listed(runtime: Runtime, asked: ClientFilters) -> Listed[ClientView]:
+def _listed(runtime: Runtime, filters: ClientFilters) -> Listed[ClientView]:
     query = Query(
-        equals={} if asked.status == "all" else {"active": asked.status == "active"},
-        text=asked.q,
+        equals={} if filters.status == "all" else {"active": filters.status == "active"},
+        text=filters.q,
         text_fields=("name", "email", "client_id"),
-        since=asked.since,
-        until=asked.until,
-        limit=asked.page_length,
+        since=filters.since,
+        until=filters.until,
+        limit=filters.page_length,
     )
-    scope = f"clients:{asked.plan}"
-    placed = decode_after(asked.cursor, scope, query)
+    scope = f"clients:{filters.plan}"
+    placed = decode_after(filters.cursor, scope, query)
     now = runtime.now()
 
     def page() -> Part[ClientView]:
-        found = accounts.page_of_clients(runtime.view, placed, plan_id=asked.plan)
+        found = accounts.page_of_clients(runtime.view, placed, plan_id=filters.plan)
         last = found.rows[-1][0] if found.has_more else None
         return Part(
             [ClientView.of(client, account, now) for client, account in found.rows],
@@ -308,7 +308,7 @@ def _listed(runtime: Runtime, asked: ClientFilters) -> Listed[ClientView]:
         )
 
     def walk() -> Iterator[ClientView]:
-        for client, account in accounts.walk_of_clients(runtime.view, placed, plan_id=asked.plan):
+        for client, account in accounts.walk_of_clients(runtime.view, placed, plan_id=filters.plan):
             yield ClientView.of(client, account, now)
 
     return Listed("clients", ClientView, page, walk)

@@ -48,13 +48,13 @@ def _ledger(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         client_id: str,
         request: Request,
         response: Response,
-        asked: Annotated[LedgerFilters, QueryParameter()],
+        filters: Annotated[LedgerFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> LedgerPage | Response:
         """Every change of the client's credits, newest first; their sum is the balance."""
         if await look(runtime, lambda: runtime.view.clients.get(client_id)) is None:
             raise NotFound("Client")
-        return await answered_ledger(runtime, request, response, asked, client_id)
+        return await answered_ledger(runtime, request, response, filters, client_id)
 
 
 def _audit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -64,7 +64,7 @@ def _audit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     async def list_audit(
         request: Request,
         response: Response,
-        asked: Annotated[AuditFilters, QueryParameter()],
+        filters: Annotated[AuditFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> AuditPage | Response:
         """Who did what, when and from where, newest first."""
@@ -72,22 +72,22 @@ def _audit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             runtime,
             request,
             response,
-            asked,
-            _entries(runtime, asked),
+            filters,
+            _entries(runtime, filters),
             lambda part: AuditPage(entries=part.rows, **part.told),
         )
 
 
-def _entries(runtime: Runtime, asked: AuditFilters) -> Listed[AuditView]:
+def _entries(runtime: Runtime, filters: AuditFilters) -> Listed[AuditView]:
     query = HistoryQuery(
-        client_id=asked.client_id,
-        actor=asked.actor,
-        action=asked.action,
-        since=asked.since,
-        until=asked.until,
-        limit=asked.page_length,
+        client_id=filters.client_id,
+        actor=filters.actor,
+        action=filters.action,
+        since=filters.since,
+        until=filters.until,
+        limit=filters.page_length,
     )
-    placed = decode_position(asked.cursor, "audit", query)
+    placed = decode_position(filters.cursor, "audit", query)
 
     def page() -> Part[AuditView]:
         found = runtime.store.audit(placed)

@@ -55,20 +55,20 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
     async def list_all_jobs(
         request: Request,
         response: Response,
-        asked: Annotated[AllJobFilters, QueryParameter()],
+        filters: Annotated[AllJobFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> JobList | Response:
         """Newest first, of every client and of none."""
         equals: dict[str, str | bool | None] = {}
-        if asked.client_id is not None:
-            equals["client_id"] = asked.client_id
+        if filters.client_id is not None:
+            equals["client_id"] = filters.client_id
         query = Query(
             equals=equals,
-            text=asked.q,
+            text=filters.q,
             text_fields=("project_name", "job_id"),
-            since=asked.since,
+            since=filters.since,
         )
-        return await answered_jobs(runtime, request, response, asked, query, "jobs")
+        return await answered_jobs(runtime, request, response, filters, query, "jobs")
 
     @router.patch("/api/admin/jobs/{job_id}", operation_id="moveJob", summary="Move a job along")
     async def move_job(
@@ -95,12 +95,12 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
 
 
 async def answered_jobs(
-    runtime: Runtime, request: Request, response: Response, asked: JobFilters, query: Query, scope: str
+    runtime: Runtime, request: Request, response: Response, filters: JobFilters, query: Query, scope: str
 ) -> JobList | Response:
     """The jobs of the query, as far as the filters that all lists of jobs have in common let them pass."""
-    equals = query.equals if asked.status is None else {**query.equals, "status": asked.status}
-    query = replace(query, equals=equals, until=asked.until, limit=asked.page_length)
-    placed = decode_after(asked.cursor, scope, query)
+    equals = query.equals if filters.status is None else {**query.equals, "status": filters.status}
+    query = replace(query, equals=equals, until=filters.until, limit=filters.page_length)
+    placed = decode_after(filters.cursor, scope, query)
 
     def page() -> Part[JobView]:
         found = runtime.view.jobs.page(placed)
@@ -113,5 +113,5 @@ async def answered_jobs(
 
     listed = Listed("jobs", JobView, page, lambda: map(JobView.of, runtime.view.jobs.walk(placed)))
     return await answered(
-        runtime, request, response, asked, listed, lambda part: JobList(jobs=part.rows, **part.told)
+        runtime, request, response, filters, listed, lambda part: JobList(jobs=part.rows, **part.told)
     )

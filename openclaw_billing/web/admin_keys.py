@@ -28,14 +28,14 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
 
     @router.get(KEYS, operation_id="listKeys", summary="A client's keys")
     async def list_keys(
-        client_id: str, asked: Annotated[Filters, QueryParameter()], actor: Actor = Depends(admin)
+        client_id: str, filters: Annotated[Filters, QueryParameter()], actor: Actor = Depends(admin)
     ) -> KeyList:
         """By what may be shown of them, newest first."""
 
         def listed() -> KeyList:
             if runtime.view.clients.get(client_id) is None:
                 raise NotFound("Client")
-            return billing.key_list(runtime, client_id, asked)
+            return billing.key_list(runtime, client_id, filters)
 
         return await look(runtime, listed)
 

@@ -114,20 +114,20 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
     async def list_own_ledger(
         request: Request,
         response: Response,
-        asked: Annotated[LedgerFilters, QueryParameter()],
+        filters: Annotated[LedgerFilters, QueryParameter()],
         client: Client = Depends(client_key),
     ) -> LedgerPage | Response:
         """Every change of your credits, newest first."""
-        return await answered_ledger(runtime, request, response, asked, client.client_id)
+        return await answered_ledger(runtime, request, response, filters, client.client_id)
 
 
 def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
     @router.get("/api/billing/keys", operation_id="listOwnKeys", summary="Your keys")
     async def list_own_keys(
-        asked: Annotated[Filters, QueryParameter()], client: Client = Depends(client_key)
+        filters: Annotated[Filters, QueryParameter()], client: Client = Depends(client_key)
     ) -> KeyList:
         """Your keys by what may be shown of them, newest first; the secrets are stored nowhere."""
-        return await look(runtime, partial(key_list, runtime, client.client_id, asked))
+        return await look(runtime, partial(key_list, runtime, client.client_id, filters))
 
     @router.post(
         "/api/billing/keys", operation_id="createOwnKey", status_code=201, summary="Make another key"
@@ -160,13 +160,17 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
 
 
 async def answered_ledger(
-    runtime: Runtime, request: Request, response: Response, asked: LedgerFilters, client_id: str
+    runtime: Runtime, request: Request, response: Response, filters: LedgerFilters, client_id: str
 ) -> LedgerPage | Response:
     """The ledger of a client, as far as the filters let it pass."""
     query = HistoryQuery(
-        client_id=client_id, kind=asked.kind, since=asked.since, until=asked.until, limit=asked.page_length
+        client_id=client_id,
+        kind=filters.kind,
+        since=filters.since,
+        until=filters.until,
+        limit=filters.page_length,
     )
-    placed = decode_position(asked.cursor, "ledger", query)
+    placed = decode_position(filters.cursor, "ledger", query)
 
     def page() -> Part[EntryView]:
         found = runtime.store.ledger(placed)
@@ -175,20 +179,20 @@ async def answered_ledger(
 
     listed = Listed("ledger", EntryView, page, lambda: map(EntryView.of, runtime.store.walk_ledger(placed)))
     return await answered(
-        runtime, request, response, asked, listed, lambda part: LedgerPage(entries=part.rows, **part.told)
+        runtime, request, response, filters, listed, lambda part: LedgerPage(entries=part.rows, **part.told)
     )
 
 
-def key_list(runtime: Runtime, client_id: str, asked: Filters | None = None) -> KeyList:
+def key_list(runtime: Runtime, client_id: str, filters: Filters | None = None) -> KeyList:
     """The client's keys, newest first; all of them where no page is asked for."""
     found = sorted(runtime.view.keys.by("client", client_id), key=_place, reverse=True)
     total = len(found)
-    if asked is None:
+    if filters is None:
         return KeyList(keys=[KeyView.of(key) for key in found], total=total)
     query = Query(equals={"client_id": client_id})
-    after = decode_after(asked.cursor, "keys", query).after
+    after = decode_after(filters.cursor, "keys", query).after
     behind = [key for key in found if after is None or _place(key) < after]
-    shown = behind[: asked.page_length]
+    shown = behind[: filters.page_length]
     at = encode_after(*_place(shown[-1]), "keys", query) if len(behind) > len(shown) else None
     part = Part([KeyView.of(key) for key in shown], total, at)
     return KeyList(keys=part.rows, **part.told)

@@ -124,15 +124,15 @@ async def answered(
     runtime: Runtime,
     request: Request,
     response: Response,
-    asked: Dated,
+    filters: Dated,
     listed: Listed[V],
     shown: Callable[[Part[V]], L],
 ) -> L | Response:
     """The page as `shown` makes it, or the list as a file."""
     response.headers["Vary"] = "Accept"
-    if not wants_csv(request, asked.format):
+    if not wants_csv(request, filters.format):
         return shown(await runtime.read(listed.page))
-    if asked.limit is None:
+    if filters.limit is None:
         return await file_of(runtime, listed.name, listed.view, listed.walk)
     part = await runtime.read(listed.page)
     file = await file_of(runtime, listed.name, listed.view, lambda: part.rows)
