@@ -40,7 +40,10 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger("openclaw_billing")
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# Nothing that may be a secret, which somebody has put into the wrong field: the id is answered, logged and kept.
+_REQUEST_ID = re.compile(
+    rb"(?!.*(?:oc_(?:live|test|admin)_\w|[sr]k_(?:live|test)_\w|whsec_\w)|[0-9A-Fa-f]{64})[A-Za-z0-9._-]{1,64}"
+)
 _NO_STORE = (b"cache-control", b"no-store")
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 # What is left of a refused body would be read as the next request.
