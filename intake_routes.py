@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -15,15 +16,16 @@ from pydantic import Field
 import client_auth
 from openclaw_billing import jobs, plans, replies
 from openclaw_billing.audit import Actor
-from openclaw_billing.contracts import Query, Transaction
+from openclaw_billing.contracts import Query, Transaction, View
 from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
 from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.admin_jobs import JobFilters, answered_jobs
-from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
+from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey
 from openclaw_billing.web.direct import DirectRoute
 from openclaw_billing.web.endpoint import asked_of, change
+from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import (
@@ -48,6 +50,8 @@ START_WITHIN: Mapping[Priority, timedelta] = MappingProxyType(
         Priority.P3: timedelta(hours=4),
     }
 )
+ASKED_JOBS = uuid.UUID("6f1d3b52-0c0e-4b8e-9f63-2a6f0f6f5a11")
+"""What the ids of jobs are made under that come with an Idempotency-Key: the same key is the same job for ever."""
 
 
 class IntakeRequest(Input):
@@ -107,8 +111,8 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         """Costs one credit. Without a client key it takes an admin token, and the job is not billed."""
         client_id = caller.client_id if isinstance(caller, Client) else None
         actor = caller if isinstance(caller, Actor) else None
-        job = _job(client_id, body, runtime.now())
         asked = asked_of(request, client_id or "admin", body)
+        job = _job(client_id, body, asked, runtime.now())
         try:
             answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
         except QuotaExceeded as error:
@@ -133,9 +137,11 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
 def submit(
     tx: Transaction, *, job: Job, actor: Actor | None, asked: Asked | None, now: datetime
 ) -> tuple[IntakeResponse, bool]:
-    """Make and charge the job, once under its Idempotency-Key; the answer, and whether it was given before."""
+    """Make and charge the job, once under its Idempotency-Key; the answer, and whether it was made before."""
     if asked is None:
         return _accepted(tx, jobs.submit(tx, job=job, actor=actor, now=now)), False
+    # The answer is kept for a day, the job for ever.
+    known = tx.jobs.get(job.job_id) is not None
 
     def made(inner: Transaction) -> Mapping[str, object]:
         answer = _accepted(inner, jobs.submit(inner, job=job, actor=actor, now=now))
@@ -143,7 +149,7 @@ def submit(
         return shown
 
     reply = replies.once(tx, asked, made, now=now)
-    return IntakeResponse.model_validate(reply.body), reply.replayed
+    return IntakeResponse.model_validate(reply.body), reply.replayed or known
 
 
 def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -163,13 +169,15 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         scope = f"own:{filters.since}"
         return await answered_jobs(runtime, request, response, filters, query, scope)
 
-    @router.get("/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs")
-    async def get_job(job_id: str, client: Client = Depends(client_key)) -> JobView:
+    @router.get(
+        "/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs", response_model=JobView
+    )
+    async def get_job(
+        job_id: str, request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> JobView | Response:
         """Another client's job is not there."""
-        job = await look(runtime, lambda: runtime.view.jobs.get(job_id))
-        if job is None or job.client_id != client.client_id:
-            raise NotFound("Job")
-        return JobView.of(job)
+        view = await look(runtime, lambda: _own(runtime.view, client.client_id, job_id))
+        return unless_known(request, response, view)
 
     @router.delete("/api/jobs/{job_id}", operation_id="cancelJob", summary="Cancel a queued job")
     async def cancel_job(
@@ -180,15 +188,29 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             return JobView.of(jobs.cancel(tx, job_id, client.client_id, now=now)).model_dump(mode="json")
 
-        principal = actor_of(request, f"client:{client.client_id}").name
-        reply = await change(runtime, request, response, operation, principal=principal, name="cancel_job")
-        return JobView.model_validate(reply.body)
+        reply = await change(
+            runtime,
+            request,
+            response,
+            operation,
+            principal=f"client:{client.client_id}",
+            name="cancel_job",
+            current=lambda tx, _: _own(tx, client.client_id, job_id),
+        )
+        return tagged(response, JobView.model_validate(reply.body))
 
 
-def _job(client_id: str | None, body: IntakeRequest, now: datetime) -> Job:
+def _own(rows: View | Transaction, client_id: str, job_id: str) -> JobView:
+    job = rows.jobs.get(job_id)
+    if job is None or job.client_id != client_id:
+        raise NotFound("Job")
+    return JobView.of(job)
+
+
+def _job(client_id: str | None, body: IntakeRequest, asked: Asked | None, now: datetime) -> Job:
     return Job(
         # An id that tells jobs apart; whose job it is decides who may see it, not whether they guess it.
-        job_id=_random_uuid(),
+        job_id=_random_uuid() if asked is None else str(uuid.uuid5(ASKED_JOBS, asked.digest)),
         client_id=client_id,
         project_name=body.project_name,
         description=body.description,

@@ -18,7 +18,6 @@ from openclaw_billing.errors import (
     Conflict,
     DuplicateEmail,
     NotFound,
-    StaleVersion,
     UnknownPlan,
     Unprocessable,
 )
@@ -101,18 +100,15 @@ def update_client(
     email: str | None = None,
     metadata: Mapping[str, str] | None = None,
     rate_limit: Rate | Literal["plan"] | None = None,
-    if_version: int | None = None,
     actor: Actor,
     now: datetime,
 ) -> Client:
     """Change what is given; `metadata` as a whole. With `rate_limit="plan"` the plan's counts again.
 
     Raises:
-        NotFound, DuplicateEmail, StaleVersion: it is not `if_version` any more.
+        NotFound, DuplicateEmail
     """
     before = _client(tx, client_id)
-    if if_version is not None and if_version != before.version:
-        raise StaleVersion
     client = replace(
         before,
         name=before.name if name is None else name,
@@ -166,6 +162,7 @@ def set_plan(
             "The client has a subscription: its plan is changed through Stripe", code="has_subscription"
         )
     account = ledger.change_plan(tx, client_id, plan_id, now=now)
+    _put_changed(tx, client_id, now)
     note(
         tx,
         actor,
@@ -194,6 +191,7 @@ def adjust_credits(
     repeated = tx.spent.get(operation_id) is not None
     done = ledger.adjust(tx, client_id, credits, reason=reason, operation_id=operation_id, now=now)
     if not repeated:
+        _put_changed(tx, client_id, now)
         note(
             tx,
             actor,
@@ -329,6 +327,12 @@ def _client(tx: Transaction, client_id: str) -> Client:
     if client is None:
         raise NotFound("Client")
     return client
+
+
+def _put_changed(tx: Transaction, client_id: str, now: datetime) -> None:
+    """The client with what an admin changed of its account."""
+    client = _client(tx, client_id)
+    tx.clients.put(replace(client, updated_at=now, version=client.version + 1))
 
 
 def _put_client(tx: Transaction, client: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,20 +14,20 @@ from pydantic import Field
 
 from openclaw_billing import accounts, ledger
 from openclaw_billing.audit import Actor
-from openclaw_billing.contracts import Query, Transaction
+from openclaw_billing.contracts import Query, Transaction, View
 from openclaw_billing.errors import NotFound
-from openclaw_billing.records import CREDITS_MAX, Client, Rate
+from openclaw_billing.records import CREDITS_MAX, Rate
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.usage import standing_of
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
-from openclaw_billing.web.endpoint import change, expected_version, operation_id
-from openclaw_billing.web.etag import etag_of, not_modified
+from openclaw_billing.web.endpoint import change, spent_id_of
+from openclaw_billing.web.etag import tagged, unless_known
+from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Listed, Part, PlanName, Words, answered
 from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
-from openclaw_billing.web.views import ClientList, ClientView, NewClientView, client_fields
+from openclaw_billing.web.views import ClientList, ClientView, NewClientView
 
 ClientStatus = Literal["active", "inactive", "all"]
 # Shorter than any secret: the refusal of an unknown plan names it.
@@ -162,12 +163,8 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> ClientView | Response:
         """The client as of now."""
-        client = _known(runtime, client_id)
-        tag = etag_of(client.version)
-        if not_modified(request, tag):
-            return Response(status_code=304, headers={"ETag": tag})
-        response.headers["ETag"] = tag
-        return _view(runtime, client)
+        view = await look(runtime, lambda: _view(runtime.view, client_id, runtime.now()))
+        return unless_known(request, response, view)
 
 
 def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -179,8 +176,7 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         response: Response,
         actor: Actor = Depends(admin),
     ) -> ClientView:
-        """Name, e-mail, metadata and rate limit. With `If-Match`, only if nobody changed the client meanwhile."""
-        version = expected_version(request)
+        """Name, e-mail, metadata and rate limit; what is left out stays."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             accounts.update_client(
@@ -190,16 +186,22 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
                 email=body.email,
                 metadata=body.metadata,
                 rate_limit=body.rate,
-                if_version=version,
                 actor=actor,
                 now=now,
             )
             return _shown(tx, client_id, now)
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="update_client"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="update_client",
+            current=partial(_current, client_id),
         )
-        return ClientView.model_validate(reply.body)
+        return tagged(response, ClientView.model_validate(reply.body))
 
 
 def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -212,7 +214,7 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         actor: Actor = Depends(admin),
     ) -> CreditsView:
         """Adds to what the client has; below zero takes away. Each call counts, unless it repeats a key."""
-        spent_id = operation_id(request, actor.name, str(uuid.uuid4()))
+        spent_id = spent_id_of(request, actor.name)
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             done = accounts.adjust_credits(
@@ -227,7 +229,15 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             }
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="adjust_credits"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="adjust_credits",
+            current=partial(_current, client_id),
+            spent_id=spent_id,
         )
         return CreditsView.model_validate(reply.body)
 
@@ -242,9 +252,16 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             return _shown(tx, client_id, now)
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="change_plan"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="change_plan",
+            current=partial(_current, client_id),
         )
-        return ClientView.model_validate(reply.body)
+        return tagged(response, ClientView.model_validate(reply.body))
 
 
 def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -263,7 +280,13 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             return {"client_id": client_id, "status": status, "message": f"Client {name.name} {said}"}
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, name="deactivate_client"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            name="deactivate_client",
+            current=partial(_current, client_id),
         )
         return DeactivationView.model_validate(reply.body)
 
@@ -280,9 +303,15 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             return _shown(tx, client_id, now)
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, name="reactivate_client"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            name="reactivate_client",
+            current=partial(_current, client_id),
         )
-        return ClientView.model_validate(reply.body)
+        return tagged(response, ClientView.model_validate(reply.body))
 
 
 def _listed(runtime: Runtime, filters: ClientFilters) -> Listed[ClientView]:
@@ -314,21 +343,18 @@ def _listed(runtime: Runtime, filters: ClientFilters) -> Listed[ClientView]:
     return Listed("clients", ClientView, page, walk)
 
 
-def _known(runtime: Runtime, client_id: str) -> Client:
-    client: Client | None = runtime.view.clients.get(client_id)
+def _view(rows: View | Transaction, client_id: str, now: datetime) -> ClientView:
+    client, account = rows.clients.get(client_id), rows.accounts.get(client_id)
     if client is None:
         raise NotFound("Client")
-    return client
-
-
-def _view(runtime: Runtime, client: Client) -> ClientView:
-    account = runtime.view.accounts.get(client.client_id)
     assert account is not None
-    return ClientView.of(client, account, runtime.now())
+    return ClientView.of(client, account, now)
+
+
+def _current(client_id: str, tx: Transaction, now: datetime) -> ClientView:
+    return _view(tx, client_id, now)
 
 
 def _shown(tx: Transaction, client_id: str, now: datetime) -> dict[str, object]:
-    client = tx.clients.get(client_id)
-    assert client is not None
-    account = ledger.touch(tx, client_id, now)
-    return ClientView.model_validate(client_fields(client, standing_of(account, now))).model_dump(mode="json")
+    ledger.touch(tx, client_id, now)
+    return _view(tx, client_id, now).model_dump(mode="json")

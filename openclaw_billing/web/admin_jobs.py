@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,11 +14,13 @@ from pydantic import Field
 from openclaw_billing import jobs
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction
+from openclaw_billing.errors import NotFound
 from openclaw_billing.records import JobStatus
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
 from openclaw_billing.web.endpoint import change
+from openclaw_billing.web.etag import tagged
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Listed, Part, Words, answered
 from openclaw_billing.web.models import DollarsIn, Input, micros_of
@@ -84,14 +87,28 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
             return JobView.of(moved).model_dump(mode="json")
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="move_job"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="move_job",
+            current=partial(_current, job_id),
         )
         view = JobView.model_validate(reply.body)
         if cost is not None and view.client_id is not None and not reply.replayed:
             runtime.log.info("Logged $%.2f cost for client %s", cost / 1_000_000, view.client_id)
-        return view
+        return tagged(response, view)
 
     return router
+
+
+def _current(job_id: str, tx: Transaction, now: datetime) -> JobView:
+    job = tx.jobs.get(job_id)
+    if job is None:
+        raise NotFound("Job")
+    return JobView.of(job)
 
 
 async def answered_jobs(

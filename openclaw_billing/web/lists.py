@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -21,6 +22,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.text import clean_text
 from openclaw_billing.web.csv_export import csv_chunks, csv_response, wants_csv
 from openclaw_billing.web.cursors import CURSOR_LENGTH_MAX
+from openclaw_billing.web.endpoint import address_of
 from openclaw_billing.web.models import Moment, Output
 
 PAGE_DEFAULT = 100
@@ -137,9 +139,8 @@ async def answered(
     part = await runtime.read(listed.page)
     file = await file_of(runtime, listed.name, listed.view, lambda: part.rows)
     if part.next_cursor is not None:
-        following = request.url.include_query_params(cursor=part.next_cursor)
-        # Only the path: which scheme and host the caller used, a proxy knows better.
-        file.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        following = {**request.query_params, "cursor": part.next_cursor}
+        file.headers["Link"] = f'<{address_of(request)}?{urlencode(following)}>; rel="next"'
     return file
 
 
