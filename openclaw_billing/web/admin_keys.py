@@ -13,6 +13,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web import billing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.billing import NewKey, Rotation
+from openclaw_billing.web.etag import unless_known
 from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Filters
@@ -41,18 +42,29 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
 
     @router.post(KEYS, operation_id="issueKey", status_code=201, summary="Issue a key")
     async def issue_key(
-        client_id: str, body: NewKey, request: Request, response: Response, actor: Actor = Depends(admin)
+        client_id: str,
+        request: Request,
+        response: Response,
+        body: NewKey = billing.NO_WISHES,
+        actor: Actor = Depends(admin),
     ) -> NewKeyView:
         """The answer shows the key text, once."""
         return await billing.issue(runtime, request, response, client_id, body, actor)
+
+    @router.get(KEYS + "/{key_id}", operation_id="getKey", summary="One key", response_model=KeyView)
+    async def get_key(
+        client_id: str, key_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
+    ) -> KeyView | Response:
+        """By what may be shown of it."""
+        return unless_known(request, response, await billing.shown_key(runtime, client_id, key_id))
 
     @router.post(KEYS + "/{key_id}/rotate", operation_id="rotateKey", summary="Rotate a key")
     async def rotate_key(
         client_id: str,
         key_id: str,
-        body: Rotation,
         request: Request,
         response: Response,
+        body: Rotation = billing.USUAL_GRACE,
         actor: Actor = Depends(admin),
     ) -> NewKeyView:
         """A new key, shown once; the old one works until the grace (24 h unless said) is over."""

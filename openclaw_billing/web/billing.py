@@ -12,14 +12,15 @@ from pydantic import Field
 
 from openclaw_billing import accounts, plans, subscriptions, usage
 from openclaw_billing.audit import Actor
-from openclaw_billing.contracts import HistoryQuery, Query, Transaction
+from openclaw_billing.contracts import HistoryQuery, Query, Transaction, View
 from openclaw_billing.errors import NotFound
 from openclaw_billing.records import Client, EntryKind, Key
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import ClientKey, actor_of
 from openclaw_billing.web.csv_export import wants_csv
 from openclaw_billing.web.cursors import decode_after, decode_position, encode_after, encode_position
-from openclaw_billing.web.endpoint import change
+from openclaw_billing.web.endpoint import address_of, change
+from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Filters, Format, Listed, Part, answered, file_of
@@ -56,6 +57,10 @@ class Rotation(Input):
     """How long the old key goes on working beside the new one."""
 
     grace_seconds: int = Field(GRACE_SECONDS_DEFAULT, ge=0, le=GRACE_SECONDS_MAX)
+
+
+NO_WISHES = NewKey()
+USUAL_GRACE = Rotation()
 
 
 def billing_routes(runtime: Runtime) -> APIRouter:
@@ -133,17 +138,32 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         "/api/billing/keys", operation_id="createOwnKey", status_code=201, summary="Make another key"
     )
     async def create_own_key(
-        body: NewKey, request: Request, response: Response, client: Client = Depends(client_key)
+        request: Request,
+        response: Response,
+        body: NewKey = NO_WISHES,
+        client: Client = Depends(client_key),
     ) -> NewKeyView:
         """The answer shows the key text, once."""
         return await issue(runtime, request, response, client.client_id, body, _self(request, client))
 
+    @router.get(
+        "/api/billing/keys/{key_id}",
+        operation_id="getOwnKey",
+        summary="One of your keys",
+        response_model=KeyView,
+    )
+    async def get_own_key(
+        key_id: str, request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> KeyView | Response:
+        """By what may be shown of it."""
+        return unless_known(request, response, await shown_key(runtime, client.client_id, key_id))
+
     @router.post("/api/billing/keys/{key_id}/rotate", operation_id="rotateOwnKey", summary="Replace a key")
     async def rotate_own_key(
         key_id: str,
-        body: Rotation,
         request: Request,
         response: Response,
+        body: Rotation = USUAL_GRACE,
         client: Client = Depends(client_key),
     ) -> NewKeyView:
         """A new key, shown once; the old one works until the grace is over."""
@@ -185,25 +205,31 @@ async def answered_ledger(
 
 def key_list(runtime: Runtime, client_id: str, filters: Filters | None = None) -> KeyList:
     """The client's keys, newest first; all of them where no page is asked for."""
+    now = runtime.now()
     found = sorted(runtime.view.keys.by("client", client_id), key=_place, reverse=True)
     total = len(found)
     if filters is None:
-        return KeyList(keys=[KeyView.of(key) for key in found], total=total)
+        return KeyList(keys=[KeyView.of(key, now) for key in found], total=total)
     query = Query(equals={"client_id": client_id})
     after = decode_after(filters.cursor, "keys", query).after
     behind = [key for key in found if after is None or _place(key) < after]
     shown = behind[: filters.page_length]
     at = encode_after(*_place(shown[-1]), "keys", query) if len(behind) > len(shown) else None
-    part = Part([KeyView.of(key) for key in shown], total, at)
+    part = Part([KeyView.of(key, now) for key in shown], total, at)
     return KeyList(keys=part.rows, **part.told)
 
 
-def key_by_id(runtime: Runtime, client_id: str, key_id: str) -> Key:
+def key_by_id(rows: View | Transaction, client_id: str, key_id: str) -> Key:
     """Raises `NotFound`, for another client's key as for one that is not there."""
-    for key in runtime.view.keys.by("id", key_id):
+    for key in rows.keys.by("id", key_id):
         if key.client_id == client_id:
             return key
     raise NotFound("Key")
+
+
+async def shown_key(runtime: Runtime, client_id: str, key_id: str) -> KeyView:
+    """Raises `NotFound`, as above."""
+    return await look(runtime, lambda: KeyView.of(key_by_id(runtime.view, client_id, key_id), runtime.now()))
 
 
 async def issue(
@@ -213,11 +239,12 @@ async def issue(
     key_text, key = runtime.new_key(client_id, name=body.name or "", expires_at=body.expires_at)
 
     def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-        return _shown(accounts.issue_key(tx, client_id, key, actor=actor, now=now))
+        return _shown(accounts.issue_key(tx, client_id, key, actor=actor, now=now), now)
 
     reply = await change(
         runtime, request, response, operation, principal=actor.name, body=body, name="issue_key"
     )
+    response.headers["Location"] = f"{address_of(request)}/{reply.body['key_id']}"
     return NewKeyView.model_validate({**reply.body, "api_key": None if reply.replayed else key_text})
 
 
@@ -231,16 +258,23 @@ async def rotate(
     actor: Actor,
 ) -> NewKeyView:
     """Put a new key in the place of one; both work until the grace is over."""
-    old = key_by_id(runtime, client_id, key_id)
+    old = await look(runtime, lambda: key_by_id(runtime.view, client_id, key_id))
     key_text, key = runtime.new_key(client_id, name=old.name, expires_at=old.expires_at)
     grace = timedelta(seconds=body.grace_seconds)
 
     def operation(tx: Transaction, now: datetime) -> dict[str, object]:
         accounts.rotate_key(tx, client_id, key_id, new_key=key, grace=grace, actor=actor, now=now)
-        return _shown(key)
+        return _shown(key, now)
 
     reply = await change(
-        runtime, request, response, operation, principal=actor.name, body=body, name="rotate_key"
+        runtime,
+        request,
+        response,
+        operation,
+        principal=actor.name,
+        body=body,
+        name="rotate_key",
+        current=partial(_current, client_id, key_id),
     )
     return NewKeyView.model_validate({**reply.body, "api_key": None if reply.replayed else key_text})
 
@@ -251,10 +285,18 @@ async def revoke(
     """Revoke the key; again is the same answer."""
 
     def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-        return _shown(accounts.revoke_key(tx, client_id, key_id, actor=actor, now=now))
+        return _shown(accounts.revoke_key(tx, client_id, key_id, actor=actor, now=now), now)
 
-    reply = await change(runtime, request, response, operation, principal=actor.name, name="revoke_key")
-    return KeyView.model_validate(reply.body)
+    reply = await change(
+        runtime,
+        request,
+        response,
+        operation,
+        principal=actor.name,
+        name="revoke_key",
+        current=partial(_current, client_id, key_id),
+    )
+    return tagged(response, KeyView.model_validate(reply.body))
 
 
 def _place(key: Key) -> tuple[datetime, str]:
@@ -262,8 +304,12 @@ def _place(key: Key) -> tuple[datetime, str]:
     return key.created_at, key.key_id
 
 
-def _shown(key: Key) -> dict[str, object]:
-    return KeyView.of(key).model_dump(mode="json")
+def _current(client_id: str, key_id: str, tx: Transaction, now: datetime) -> KeyView:
+    return KeyView.of(key_by_id(tx, client_id, key_id), now)
+
+
+def _shown(key: Key, now: datetime) -> dict[str, object]:
+    return KeyView.of(key, now).model_dump(mode="json")
 
 
 def _self(request: Request, client: Client) -> Actor:
