@@ -129,7 +129,7 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         methods=["POST"],
         operation_id="submitJob",
         summary="Submit a job",
-        openapi_extra={"security": [{"ClientKey": []}, {"AdminToken": []}]},
+        openapi_extra={"security": [{"AdminToken": []}]},
         route_class_override=DirectRoute,
     )
 

@@ -87,12 +87,12 @@ class DirectRoute(BillingRoute):
             content, own = await self._plan.call(request)
         except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
             response = refused(error, request.request_id)
-            finish(response.raw_headers, request)
+            finish(response.raw_headers, scope, request.request_id)
             self.count(response.status_code)
             await response(scope, receive, send)
             return
         headers = [(b"content-length", b"%d" % len(content)), _JSON_FIELD, *own]
-        finish(headers, request)
+        finish(headers, scope, request.request_id)
         self.count(self._status)
         await send({"type": "http.response.start", "status": self._status, "headers": headers})
         await send({"type": "http.response.body", "body": content})

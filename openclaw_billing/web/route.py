@@ -79,7 +79,7 @@ class BillingRoute(APIRoute):
             response = await handle(limited)
         except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
             response = refused(error, limited.request_id)
-        finish(response.raw_headers, limited)
+        finish(response.raw_headers, limited.scope, limited.request_id)
         self.count(response.status_code)
         return response
 
@@ -90,6 +90,14 @@ class BillingRoute(APIRoute):
             counter = REQUESTS.labels(self.operation_id or self.name, str(status))
             self._counters[status] = counter
         counter.inc()
+
+
+def turned_away(error: HTTPException, scope: Scope) -> Response:
+    """The answer to a request that no route of ours took: shaped like those of our routes."""
+    request_id = request_id_of(scope)
+    response = problem(error, request_id)
+    finish(response.raw_headers, scope, request_id)
+    return response
 
 
 def refused(error: Exception, request_id: str) -> Response:
@@ -217,10 +225,10 @@ def request_id_of(scope: Scope) -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-def finish(headers: list[tuple[bytes, bytes]], request: LimitedRequest) -> None:
+def finish(headers: list[tuple[bytes, bytes]], scope: Scope, request_id: str) -> None:
     """Add what every answer of ours says."""
-    headers.extend(request.scope.get(RATE_FIELDS, ()))
+    headers.extend(scope.get(RATE_FIELDS, ()))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append(_NO_STORE)
     headers.append(_NO_SNIFF)
-    headers.append((b"x-request-id", request.request_id.encode("ascii")))
+    headers.append((b"x-request-id", request_id.encode("ascii")))
