@@ -23,11 +23,11 @@ from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.admin_jobs import JobFilters, answered_jobs
 from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey
+from openclaw_billing.web.described import AS_CSV, CONDITIONAL, TAGGED, refusals
 from openclaw_billing.web.direct import DirectRoute
 from openclaw_billing.web.endpoint import asked_of, change
 from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import (
     Description,
     DollarsIn,
@@ -92,7 +92,7 @@ class Submitter(OptionalClientKey):
 
 def create_intake_router(runtime: Runtime) -> APIRouter:
     """The routes of `/api/intake` and `/api/jobs` on that runtime."""
-    router = APIRouter(route_class=BillingRoute, tags=["intake"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["intake"])
     # Before the others: every job passes here.
     _submitting(router, runtime)
     _own_jobs(router, runtime, ClientKey(runtime))
@@ -129,6 +129,7 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         methods=["POST"],
         operation_id="submitJob",
         summary="Submit a job",
+        responses=refusals(402, 403),
         openapi_extra={"security": [{"AdminToken": []}]},
         route_class_override=DirectRoute,
     )
@@ -153,7 +154,9 @@ def submit(
 
 
 def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
-    @router.get("/api/jobs", operation_id="listJobs", summary="Your jobs", response_model=JobList)
+    @router.get(
+        "/api/jobs", operation_id="listJobs", summary="Your jobs", response_model=JobList, responses=AS_CSV
+    )
     async def list_jobs(
         request: Request,
         response: Response,
@@ -170,7 +173,11 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         return await answered_jobs(runtime, request, response, filters, query, scope)
 
     @router.get(
-        "/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs", response_model=JobView
+        "/api/jobs/{job_id}",
+        operation_id="getJob",
+        summary="One of your jobs",
+        response_model=JobView,
+        openapi_extra=TAGGED,
     )
     async def get_job(
         job_id: str, request: Request, response: Response, client: Client = Depends(client_key)
@@ -179,7 +186,13 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         view = await look(runtime, lambda: _own(runtime.view, client.client_id, job_id))
         return unless_known(request, response, view)
 
-    @router.delete("/api/jobs/{job_id}", operation_id="cancelJob", summary="Cancel a queued job")
+    @router.delete(
+        "/api/jobs/{job_id}",
+        operation_id="cancelJob",
+        summary="Cancel a queued job",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def cancel_job(
         job_id: str, request: Request, response: Response, client: Client = Depends(client_key)
     ) -> JobView:

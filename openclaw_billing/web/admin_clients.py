@@ -20,10 +20,10 @@ from openclaw_billing.records import CREDITS_MAX, Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
+from openclaw_billing.web.described import AS_CSV, CONDITIONAL, TAGGED, refusals
 from openclaw_billing.web.endpoint import change, spent_id_of
 from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Listed, Part, PlanName, Words, answered
 from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
@@ -93,7 +93,7 @@ class DeactivationView(Output):
 
 
 def admin_client_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
     _create(router, runtime, admin)
     _read(router, runtime, admin)
@@ -104,7 +104,9 @@ def admin_client_routes(runtime: Runtime) -> APIRouter:
 
 
 def _create(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.post("/api/admin/clients", operation_id="createClient", summary="Create a client")
+    @router.post(
+        "/api/admin/clients", operation_id="createClient", summary="Create a client", responses=refusals(409)
+    )
     async def create_client(
         body: NewClient, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> NewClientView:
@@ -135,7 +137,11 @@ def _create(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
 
 def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(
-        "/api/admin/clients", operation_id="listClients", summary="List clients", response_model=ClientList
+        "/api/admin/clients",
+        operation_id="listClients",
+        summary="List clients",
+        response_model=ClientList,
+        responses=AS_CSV,
     )
     async def list_clients(
         request: Request,
@@ -158,6 +164,7 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         operation_id="getClient",
         summary="One client",
         response_model=ClientView,
+        openapi_extra=TAGGED,
     )
     async def get_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
@@ -168,7 +175,13 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
 
 
 def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.patch("/api/admin/clients/{client_id}", operation_id="updateClient", summary="Change a client")
+    @router.patch(
+        "/api/admin/clients/{client_id}",
+        operation_id="updateClient",
+        summary="Change a client",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def update_client(
         client_id: str,
         body: ClientChanges,
@@ -205,7 +218,12 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
 
 
 def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.put("/api/admin/clients/{client_id}/credits", operation_id="adjustCredits", summary="Add credits")
+    @router.put(
+        "/api/admin/clients/{client_id}/credits",
+        operation_id="adjustCredits",
+        summary="Add credits",
+        openapi_extra=CONDITIONAL,
+    )
     async def adjust_credits(
         client_id: str,
         body: CreditChange,
@@ -241,7 +259,13 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         )
         return CreditsView.model_validate(reply.body)
 
-    @router.put("/api/admin/clients/{client_id}/plan", operation_id="changePlan", summary="Change the plan")
+    @router.put(
+        "/api/admin/clients/{client_id}/plan",
+        operation_id="changePlan",
+        summary="Change the plan",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def change_plan(
         client_id: str, body: PlanChange, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> ClientView:
@@ -265,7 +289,12 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
 
 
 def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.delete("/api/admin/clients/{client_id}", operation_id="deactivateClient", summary="Deactivate")
+    @router.delete(
+        "/api/admin/clients/{client_id}",
+        operation_id="deactivateClient",
+        summary="Deactivate",
+        openapi_extra=CONDITIONAL,
+    )
     async def deactivate_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> DeactivationView:
@@ -291,7 +320,10 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         return DeactivationView.model_validate(reply.body)
 
     @router.post(
-        "/api/admin/clients/{client_id}/reactivate", operation_id="reactivateClient", summary="Reactivate"
+        "/api/admin/clients/{client_id}/reactivate",
+        operation_id="reactivateClient",
+        summary="Reactivate",
+        openapi_extra=CONDITIONAL,
     )
     async def reactivate_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)

@@ -14,8 +14,8 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.billing import LedgerFilters, answered_ledger
 from openclaw_billing.web.cursors import decode_position, encode_position
+from openclaw_billing.web.described import AS_CSV
 from openclaw_billing.web.far import look
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Listed, Part, Words, answered
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import AuditPage, AuditView, LedgerPage
@@ -30,7 +30,7 @@ class AuditFilters(Dated):
 
 
 def admin_history_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
     _ledger(router, runtime, admin)
     _audit(router, runtime, admin)
@@ -43,6 +43,7 @@ def _ledger(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         operation_id="listLedger",
         summary="A client's ledger",
         response_model=LedgerPage,
+        responses=AS_CSV,
     )
     async def list_ledger(
         client_id: str,
@@ -59,7 +60,11 @@ def _ledger(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
 
 def _audit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(
-        "/api/admin/audit", operation_id="listAudit", summary="The audit log", response_model=AuditPage
+        "/api/admin/audit",
+        operation_id="listAudit",
+        summary="The audit log",
+        response_model=AuditPage,
+        responses=AS_CSV,
     )
     async def list_audit(
         request: Request,

@@ -19,9 +19,9 @@ from openclaw_billing.records import JobStatus
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
+from openclaw_billing.web.described import AS_CSV, CONDITIONAL, refusals
 from openclaw_billing.web.endpoint import change
 from openclaw_billing.web.etag import tagged
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Listed, Part, Words, answered
 from openclaw_billing.web.models import DollarsIn, Input, micros_of
 from openclaw_billing.web.route import BillingRoute
@@ -51,10 +51,16 @@ class JobMove(Input):
 
 
 def admin_job_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
 
-    @router.get("/api/admin/jobs", operation_id="listAllJobs", summary="Jobs", response_model=JobList)
+    @router.get(
+        "/api/admin/jobs",
+        operation_id="listAllJobs",
+        summary="Jobs",
+        response_model=JobList,
+        responses=AS_CSV,
+    )
     async def list_all_jobs(
         request: Request,
         response: Response,
@@ -73,7 +79,13 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
         )
         return await answered_jobs(runtime, request, response, filters, query, "jobs")
 
-    @router.patch("/api/admin/jobs/{job_id}", operation_id="moveJob", summary="Move a job along")
+    @router.patch(
+        "/api/admin/jobs/{job_id}",
+        operation_id="moveJob",
+        summary="Move a job along",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def move_job(
         job_id: str, body: JobMove, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> JobView:

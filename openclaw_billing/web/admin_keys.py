@@ -13,9 +13,9 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web import billing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.billing import NewKey, Rotation
+from openclaw_billing.web.described import CONDITIONAL, TAGGED, refusals
 from openclaw_billing.web.etag import unless_known
 from openclaw_billing.web.far import look
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Filters
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import KeyList, KeyView, NewKeyView
@@ -24,7 +24,7 @@ KEYS = "/api/admin/clients/{client_id}/keys"
 
 
 def admin_key_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
 
     @router.get(KEYS, operation_id="listKeys", summary="A client's keys")
@@ -40,7 +40,9 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
 
         return await look(runtime, listed)
 
-    @router.post(KEYS, operation_id="issueKey", status_code=201, summary="Issue a key")
+    @router.post(
+        KEYS, operation_id="issueKey", status_code=201, summary="Issue a key", responses=refusals(409)
+    )
     async def issue_key(
         client_id: str,
         request: Request,
@@ -51,14 +53,26 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
         """The answer shows the key text, once."""
         return await billing.issue(runtime, request, response, client_id, body, actor)
 
-    @router.get(KEYS + "/{key_id}", operation_id="getKey", summary="One key", response_model=KeyView)
+    @router.get(
+        KEYS + "/{key_id}",
+        operation_id="getKey",
+        summary="One key",
+        response_model=KeyView,
+        openapi_extra=TAGGED,
+    )
     async def get_key(
         client_id: str, key_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> KeyView | Response:
         """By what may be shown of it."""
         return unless_known(request, response, await billing.shown_key(runtime, client_id, key_id))
 
-    @router.post(KEYS + "/{key_id}/rotate", operation_id="rotateKey", summary="Rotate a key")
+    @router.post(
+        KEYS + "/{key_id}/rotate",
+        operation_id="rotateKey",
+        summary="Rotate a key",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def rotate_key(
         client_id: str,
         key_id: str,
@@ -70,7 +84,12 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
         """A new key, shown once; the old one works until the grace (24 h unless said) is over."""
         return await billing.rotate(runtime, request, response, client_id, key_id, body, actor)
 
-    @router.delete(KEYS + "/{key_id}", operation_id="revokeKey", summary="Revoke a key, at once")
+    @router.delete(
+        KEYS + "/{key_id}",
+        operation_id="revokeKey",
+        summary="Revoke a key, at once",
+        openapi_extra=CONDITIONAL,
+    )
     async def revoke_key(
         client_id: str, key_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> KeyView:

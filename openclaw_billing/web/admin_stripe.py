@@ -16,6 +16,7 @@ from openclaw_billing.stripe_records import InboxStatus, StripeEvent
 from openclaw_billing.usage import standing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
+from openclaw_billing.web.described import refusals
 from openclaw_billing.web.endpoint import Cursor, Limit, change
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Moment, Output
@@ -147,6 +148,7 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         "/api/admin/stripe/events/{event_id}/replay",
         operation_id="replayStripeEvent",
         summary="Apply an event once more",
+        responses=refusals(409),
     )
     async def replay_stripe_event(
         event_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
@@ -164,6 +166,7 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         "/api/admin/stripe/events/{event_id}/attach",
         operation_id="attachStripeEvent",
         summary="Say whose customer an orphaned event is about",
+        responses=refusals(409),
     )
     async def attach_stripe_event(
         event_id: str, body: Attachment, request: Request, response: Response, actor: Actor = Depends(admin)
@@ -194,6 +197,7 @@ def _subscription(router: APIRouter, runtime: Runtime, admin: AdminToken) -> Non
         "/api/admin/clients/{client_id}/subscription",
         operation_id="cancelSubscriptionNow",
         summary="End a subscription at once",
+        responses=refusals(409, 502),
     )
     async def cancel_subscription_now(client_id: str, actor: Actor = Depends(admin)) -> SubscriptionView:
         """No money is given back; the client is on the free plan afterwards."""

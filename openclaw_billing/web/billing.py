@@ -19,10 +19,10 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import ClientKey, actor_of
 from openclaw_billing.web.csv_export import wants_csv
 from openclaw_billing.web.cursors import decode_after, decode_position, encode_after, encode_position
+from openclaw_billing.web.described import AS_CSV, CONDITIONAL, TAGGED, refusals
 from openclaw_billing.web.endpoint import address_of, change
 from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Dated, Filters, Format, Listed, Part, answered, file_of
 from openclaw_billing.web.models import Input, Line, Moment
 from openclaw_billing.web.route import BillingRoute
@@ -65,7 +65,7 @@ USUAL_GRACE = Rotation()
 
 def billing_routes(runtime: Runtime) -> APIRouter:
     router = APIRouter()
-    own = APIRouter(route_class=BillingRoute, tags=["billing"], responses=RATE_LIMITED)
+    own = APIRouter(route_class=BillingRoute, tags=["billing"])
     client_key = ClientKey(runtime)
     router.include_router(_public())
     _standing(own, runtime, client_key)
@@ -93,6 +93,7 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         operation_id="getUsage",
         summary="Where you stand in this cycle",
         response_model=UsageView,
+        responses=AS_CSV,
     )
     async def get_usage(
         request: Request, response: Response, format: Format = None, client: Client = Depends(client_key)
@@ -116,6 +117,7 @@ def _standing(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         operation_id="listOwnLedger",
         summary="What happened to your credits",
         response_model=LedgerPage,
+        responses=AS_CSV,
     )
     async def list_own_ledger(
         request: Request,
@@ -136,7 +138,11 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         return await look(runtime, partial(key_list, runtime, client.client_id, filters))
 
     @router.post(
-        "/api/billing/keys", operation_id="createOwnKey", status_code=201, summary="Make another key"
+        "/api/billing/keys",
+        operation_id="createOwnKey",
+        status_code=201,
+        summary="Make another key",
+        responses=refusals(409),
     )
     async def create_own_key(
         request: Request,
@@ -152,6 +158,7 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         operation_id="getOwnKey",
         summary="One of your keys",
         response_model=KeyView,
+        openapi_extra=TAGGED,
     )
     async def get_own_key(
         key_id: str, request: Request, response: Response, client: Client = Depends(client_key)
@@ -159,7 +166,13 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         """By what may be shown of it."""
         return unless_known(request, response, await shown_key(runtime, client.client_id, key_id))
 
-    @router.post("/api/billing/keys/{key_id}/rotate", operation_id="rotateOwnKey", summary="Replace a key")
+    @router.post(
+        "/api/billing/keys/{key_id}/rotate",
+        operation_id="rotateOwnKey",
+        summary="Replace a key",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def rotate_own_key(
         key_id: str,
         request: Request,
@@ -172,7 +185,12 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
             runtime, request, response, client.client_id, key_id, body, _self(request, client)
         )
 
-    @router.delete("/api/billing/keys/{key_id}", operation_id="revokeOwnKey", summary="Revoke a key, at once")
+    @router.delete(
+        "/api/billing/keys/{key_id}",
+        operation_id="revokeOwnKey",
+        summary="Revoke a key, at once",
+        openapi_extra=CONDITIONAL,
+    )
     async def revoke_own_key(
         key_id: str, request: Request, response: Response, client: Client = Depends(client_key)
     ) -> KeyView:

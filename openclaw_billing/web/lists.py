@@ -50,7 +50,11 @@ def _plan(value: str) -> str:
     return value
 
 
-Bound: TypeAlias = Annotated[Moment, BeforeValidator(_midnight)]
+Bound: TypeAlias = Annotated[
+    Moment,
+    BeforeValidator(_midnight),
+    WithJsonSchema({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]}),
+]
 """A moment with its offset; a bare date is its midnight in UTC."""
 Words: TypeAlias = Annotated[str, Field(max_length=FILTER_LENGTH_MAX), AfterValidator(_plain)]
 PlanName: TypeAlias = Annotated[

@@ -26,6 +26,7 @@ from starlette.types import Message, Receive, Scope
 from openclaw_billing.errors import PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
+from openclaw_billing.web.described import INVALID, describe
 from openclaw_billing.web.limits import RATE_FIELDS
 from openclaw_billing.web.problems import internal_error, problem, validation_problem
 
@@ -62,7 +63,9 @@ class BillingRoute(APIRoute):
             options["strict_content_type"] = True
         # One counter for each status that was answered, so that none is looked up by its labels again.
         self._counters: dict[int, Counter] = {}
+        options["responses"] = INVALID | (options.get("responses") or {})
         super().__init__(path, endpoint, **options)
+        describe(self)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
