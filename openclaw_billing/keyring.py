@@ -1,7 +1,7 @@
 """The keyring: whose key it is, and keys issued, rotated and revoked.
 
 Unknown, revoked, disabled and expired keys and those of inactive clients are one and the same to a
-stranger; `key_outcome` tells them apart for the audit log.
+stranger; `key_outcome` tells them apart for the log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRACE_MAX = timedelta(days=30)
 
 
 class KeyOutcome(StrEnum):
-    """Why a key was accepted or not: for the audit log, never for whoever sent it."""
+    """Why a key was accepted or not: for the log, never for whoever sent it."""
 
     VALID = "valid"
     UNKNOWN = "unknown"
@@ -35,15 +35,28 @@ class KeyOutcome(StrEnum):
 
 def authenticate(view: View, digests: Sequence[str], now: datetime) -> tuple[Client, Key] | None:
     """Whose key has one of these digests, if it may be used now."""
-    key = _key_with(view, digests)
-    if key is None or key.state is not KeyState.ACTIVE:
+    key = key_with(view, digests)
+    client = None if key is None else owner_of(view, key, now)
+    return None if key is None or client is None else (client, key)
+
+
+def key_with(view: View, digests: Sequence[str]) -> Key | None:
+    """The key with one of these digests, whatever its state."""
+    for digest in digests:
+        key = view.keys.get(digest)
+        if key is not None and hmac.compare_digest(key.digest, digest):
+            return key
+    return None
+
+
+def owner_of(view: View, key: Key, now: datetime) -> Client | None:
+    """The client whose key it is, if both may be used now."""
+    if key.state is not KeyState.ACTIVE:
         return None
     if key.expires_at is not None and now >= key.expires_at:
         return None
     client = view.clients.get(key.client_id)
-    if client is None or not client.active:
-        return None
-    return client, key
+    return client if client is not None and client.active else None
 
 
 def state_of(key: Key, now: datetime) -> str:
@@ -52,19 +65,17 @@ def state_of(key: Key, now: datetime) -> str:
     return "expired" if over else key.state.value
 
 
-def key_outcome(view: View, digests: Sequence[str], now: datetime) -> KeyOutcome:
-    """What `authenticate` found out about the key."""
-    key = _key_with(view, digests)
+def key_outcome(view: View, key: Key | None, now: datetime) -> KeyOutcome:
+    """Why `owner_of` the key is who it is, or nobody."""
     if key is None:
         return KeyOutcome.UNKNOWN
     if key.state is KeyState.REVOKED:
         return KeyOutcome.REVOKED
     if key.state is KeyState.DISABLED:
         return KeyOutcome.DISABLED
-    if key.expires_at is not None and now >= key.expires_at:
+    if not _may_be_used(key, now):
         return KeyOutcome.EXPIRED
-    client = view.clients.get(key.client_id)
-    return KeyOutcome.VALID if client is not None and client.active else KeyOutcome.CLIENT_INACTIVE
+    return KeyOutcome.VALID if owner_of(view, key, now) is not None else KeyOutcome.CLIENT_INACTIVE
 
 
 def issue_key(tx: Transaction, client_id: str, key: Key, *, actor: Actor, now: datetime) -> Key:
@@ -174,14 +185,6 @@ def rehash_key(
         tx, actor, "key.rehashed", client_id=client_id, object_id=key_id, before=before, after=after, now=now
     )
     return moved
-
-
-def _key_with(view: View, digests: Sequence[str]) -> Key | None:
-    for digest in digests:
-        key = view.keys.get(digest)
-        if key is not None and hmac.compare_digest(key.digest, digest):
-            return key
-    return None
 
 
 def _key(tx: Transaction, client_id: str, key_id: str) -> Key:

@@ -99,6 +99,7 @@ def admin_client_routes(runtime: Runtime) -> APIRouter:
     _read(router, runtime, admin)
     _update(router, runtime, admin)
     _credit(router, runtime, admin)
+    _plan(router, runtime, admin)
     _switch(router, runtime, admin)
     return router
 
@@ -259,6 +260,8 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         )
         return CreditsView.model_validate(reply.body)
 
+
+def _plan(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.put(
         "/api/admin/clients/{client_id}/plan",
         operation_id="changePlan",

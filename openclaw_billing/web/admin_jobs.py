@@ -53,7 +53,12 @@ class JobMove(Input):
 def admin_job_routes(runtime: Runtime) -> APIRouter:
     router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
+    _list(router, runtime, admin)
+    _move(router, runtime, admin)
+    return router
 
+
+def _list(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(
         "/api/admin/jobs",
         operation_id="listAllJobs",
@@ -79,6 +84,8 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
         )
         return await answered_jobs(runtime, request, response, filters, query, "jobs")
 
+
+def _move(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.patch(
         "/api/admin/jobs/{job_id}",
         operation_id="moveJob",
@@ -112,8 +119,6 @@ def admin_job_routes(runtime: Runtime) -> APIRouter:
         if cost is not None and view.client_id is not None and not reply.replayed:
             runtime.log.info("Logged $%.2f cost for client %s", cost / 1_000_000, view.client_id)
         return tagged(response, view)
-
-    return router
 
 
 def _current(job_id: str, tx: Transaction, now: datetime) -> JobView:

@@ -26,7 +26,12 @@ KEYS = "/api/admin/clients/{client_id}/keys"
 def admin_key_routes(runtime: Runtime) -> APIRouter:
     router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
+    _read(router, runtime, admin)
+    _change(router, runtime, admin)
+    return router
 
+
+def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(KEYS, operation_id="listKeys", summary="A client's keys")
     async def list_keys(
         client_id: str, filters: Annotated[Filters, QueryParameter()], actor: Actor = Depends(admin)
@@ -40,19 +45,6 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
 
         return await look(runtime, listed)
 
-    @router.post(
-        KEYS, operation_id="issueKey", status_code=201, summary="Issue a key", responses=refusals(409)
-    )
-    async def issue_key(
-        client_id: str,
-        request: Request,
-        response: Response,
-        body: NewKey = billing.NO_WISHES,
-        actor: Actor = Depends(admin),
-    ) -> NewKeyView:
-        """The answer shows the key text, once."""
-        return await billing.issue(runtime, request, response, client_id, body, actor)
-
     @router.get(
         KEYS + "/{key_id}",
         operation_id="getKey",
@@ -65,6 +57,21 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
     ) -> KeyView | Response:
         """By what may be shown of it."""
         return unless_known(request, response, await billing.shown_key(runtime, client_id, key_id))
+
+
+def _change(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
+    @router.post(
+        KEYS, operation_id="issueKey", status_code=201, summary="Issue a key", responses=refusals(409)
+    )
+    async def issue_key(
+        client_id: str,
+        request: Request,
+        response: Response,
+        body: NewKey = billing.NO_WISHES,
+        actor: Actor = Depends(admin),
+    ) -> NewKeyView:
+        """The answer shows the key text, once."""
+        return await billing.issue(runtime, request, response, client_id, body, actor)
 
     @router.post(
         KEYS + "/{key_id}/rotate",
@@ -95,5 +102,3 @@ def admin_key_routes(runtime: Runtime) -> APIRouter:
     ) -> KeyView:
         """After the answer no process of this machine accepts the key."""
         return await billing.revoke(runtime, request, response, client_id, key_id, actor)
-
-    return router

@@ -70,6 +70,7 @@ def billing_routes(runtime: Runtime) -> APIRouter:
     router.include_router(_public())
     _standing(own, runtime, client_key)
     _keys(own, runtime, client_key)
+    _key_changes(own, runtime, client_key)
     router.include_router(own)
     return router
 
@@ -137,6 +138,21 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         """Your keys by what may be shown of them, newest first; the secrets are stored nowhere."""
         return await look(runtime, partial(key_list, runtime, client.client_id, filters))
 
+    @router.get(
+        "/api/billing/keys/{key_id}",
+        operation_id="getOwnKey",
+        summary="One of your keys",
+        response_model=KeyView,
+        openapi_extra=TAGGED,
+    )
+    async def get_own_key(
+        key_id: str, request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> KeyView | Response:
+        """By what may be shown of it."""
+        return unless_known(request, response, await shown_key(runtime, client.client_id, key_id))
+
+
+def _key_changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
     @router.post(
         "/api/billing/keys",
         operation_id="createOwnKey",
@@ -152,19 +168,6 @@ def _keys(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
     ) -> NewKeyView:
         """The answer shows the key text, once."""
         return await issue(runtime, request, response, client.client_id, body, _self(request, client))
-
-    @router.get(
-        "/api/billing/keys/{key_id}",
-        operation_id="getOwnKey",
-        summary="One of your keys",
-        response_model=KeyView,
-        openapi_extra=TAGGED,
-    )
-    async def get_own_key(
-        key_id: str, request: Request, response: Response, client: Client = Depends(client_key)
-    ) -> KeyView | Response:
-        """By what may be shown of it."""
-        return unless_known(request, response, await shown_key(runtime, client.client_id, key_id))
 
     @router.post(
         "/api/billing/keys/{key_id}/rotate",
