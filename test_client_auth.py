@@ -768,6 +768,19 @@ async def test_changing_plans_back_and_forth_mints_nothing(http: httpx.AsyncClie
     assert (again.status_code, again.json()["code"]) == (409, "already_on_plan")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [{"": "x"}, {" ": "x"}, {"a\nb": "x"}, {"a\u202eb": "x"}, {"a" * 41: "x"}, {"a": ""}, {"a": 1}],
+)
+async def test_a_wrong_name_or_value_in_metadata_is_refused(
+    http: httpx.AsyncClient, metadata: dict[str, Any]
+) -> None:
+    client = await create(http)
+    path = f"/api/admin/clients/{client['client_id']}"
+    assert (await http.patch(path, headers=ADMIN, json={"metadata": metadata})).status_code == 422
+    assert (await http.patch(path, headers=ADMIN, json={"metadata": {"crm id": "4711"}})).status_code == 200
+
+
 async def test_a_stale_version_changes_nothing(http: httpx.AsyncClient) -> None:
     client = await create(http)
     path = f"/api/admin/clients/{client['client_id']}"

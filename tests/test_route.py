@@ -204,6 +204,12 @@ async def test_a_body_that_is_no_strict_json_is_400(http: httpx.AsyncClient, raw
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
 
 
+async def test_a_boundless_number_is_422(http: httpx.AsyncClient) -> None:
+    content = b'{"name": "a", "count": 1' + b"0" * 30 + b"}"
+    answer = await http.post("/things", content=content, headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "number_out_of_range")
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"name": 1}, {"name": ""}, {"name": "a", "count": True}, {"name": "a", "more": 1}, [], 7, "x"],
@@ -256,6 +262,9 @@ async def test_a_form_of_another_site_cannot_send_json(
     headers = {} if content_type is None else {"Content-Type": content_type}
     answer = await http.post("/things", content=b'{"name": "Acme"}', headers=headers)
     assert answer.status_code == status
+    if status == 422:
+        (said,) = answer.json()["detail"]
+        assert said["msg"] == "a JSON body needs Content-Type: application/json"
 
 
 def sized(size: int) -> bytes:

@@ -25,7 +25,7 @@ from openclaw_billing.web.endpoint import change, spent_id_of
 from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
 from openclaw_billing.web.lists import Dated, Listed, Part, PlanName, Words, answered
-from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
+from openclaw_billing.web.models import Email, Input, Label, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.views import ClientList, ClientView, NewClientView
 
@@ -55,7 +55,7 @@ class ClientChanges(Input):
 
     name: Name | None = None
     email: Email | None = None
-    metadata: dict[Annotated[str, Field(max_length=40)], Line] | None = Field(None, max_length=50)
+    metadata: dict[Label, Line] | None = Field(None, max_length=50)
     rate_limit: RateIn | None = None
 
     @property

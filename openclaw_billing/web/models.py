@@ -29,6 +29,7 @@ from openclaw_billing.values import BURST_MAX, PER_MINUTE_MAX, PER_SECOND_MAX, c
 from openclaw_billing.web.examples import exemplified
 
 NAME_LENGTH_MAX = 200
+LABEL_LENGTH_MAX = 40
 LINE_LENGTH_MAX = 200
 REASON_LENGTH_MAX = 500
 DESCRIPTION_LENGTH_MAX = 10_000
@@ -206,6 +207,7 @@ DollarsIn: TypeAlias = Annotated[
 """An amount of dollars as a JSON number, to be stored through `micros_of`."""
 
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX), _text(NAME_LENGTH_MAX)]
+Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH_MAX), _text(LABEL_LENGTH_MAX)]
 Line: TypeAlias = Annotated[str, Field(min_length=1, max_length=LINE_LENGTH_MAX), _text(LINE_LENGTH_MAX)]
 Reason: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=REASON_LENGTH_MAX), _text(REASON_LENGTH_MAX)
