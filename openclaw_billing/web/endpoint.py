@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Annotated, TypeVar
 from urllib.parse import quote
 
-from fastapi import Query as QueryParameter
 from fastapi import Request, Response
 from pydantic import BaseModel
 
@@ -22,13 +20,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import header
 from openclaw_billing.web.etag import condition_of
 
-T = TypeVar("T")
-
 IDEMPOTENCY_KEY_MAX = 255
-PAGE_MAX = 1000
-
-Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="Rows a page, 1 to 1000")]
-Cursor = Annotated[str | None, QueryParameter(max_length=500, description="`next_cursor` of the page before")]
 
 
 def asked_of(request: Request, principal: str, body: BaseModel | None) -> Asked | None:

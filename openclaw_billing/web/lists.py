@@ -66,10 +66,14 @@ Format: TypeAlias = Annotated[
 ]
 
 
-class Filters(BaseModel):
+class QueryFields(BaseModel):
     """What may stand in the query of a list, and nothing else."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Filters(QueryFields):
+    """Which page of a list."""
 
     limit: int | None = Field(
         None,

@@ -26,6 +26,7 @@ from openclaw_billing.web.auth import ClientKey
 from openclaw_billing.web.checkout import Address, Interval, PlanName
 from openclaw_billing.web.described import refusals
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import QueryFields
 from openclaw_billing.web.models import Amount, Input, Moment, Output
 from openclaw_billing.web.redirects import redirect
 from openclaw_billing.web.route import BillingRoute
@@ -84,6 +85,14 @@ class InvoiceView(Output):
             invoice_pdf=invoice.invoice_pdf,
             subscription_id=invoice.subscription_id,
         )
+
+
+class InvoiceFilters(QueryFields):
+    """Which invoices to list, by Stripe's own cursor."""
+
+    limit: int = Field(20, ge=1, le=100)
+    starting_after: str | None = Field(None, max_length=255)
+    status: InvoiceStatus | None = None
 
 
 class InvoiceList(Output):
@@ -175,12 +184,10 @@ def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         "/api/billing/invoices", operation_id="listInvoices", summary="Your invoices", responses=refusals(502)
     )
     async def list_invoices(
-        limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        starting_after: Annotated[str | None, QueryParameter(max_length=255)] = None,
-        status: InvoiceStatus | None = None,
-        client: Client = Depends(client_key),
+        filters: Annotated[InvoiceFilters, QueryParameter()], client: Client = Depends(client_key)
     ) -> InvoiceList:
         """Newest first. While Stripe is away, what we know of them."""
+        limit, starting_after, status = filters.limit, filters.starting_after, filters.status
         account = runtime.stripe
         known = None if account is None else subscriptions.find(runtime.view, client.client_id, account.mode)
         if account is None or known is None or known.customer_id is None:
