@@ -192,12 +192,20 @@ async def test_a_condition_that_held_once_is_not_asked_again_by_a_repeated_reque
     assert second.headers["Idempotent-Replayed"] == "true"
 
 
-async def test_a_condition_on_nothing_is_refused(http: httpx.AsyncClient, path: str) -> None:
+async def test_a_condition_on_nothing_is_refused(
+    http: httpx.AsyncClient, path: str, own: dict[str, str]
+) -> None:
     body = {"name": "Other", "email": "other@example.com"}
-    for where, sent in (("/api/admin/clients", body), (f"{path}/keys", {"name": "ci"})):
-        answer = await http.post(where, headers={**ADMIN, "If-Match": '"1"'}, json=sent)
-        assert (answer.status_code, answer.json()["code"]) == (400, "if_match_unsupported")
+    for where, who, sent in (
+        ("/api/admin/clients", ADMIN, body),
+        (f"{path}/keys", ADMIN, {"name": "ci"}),
+        ("/api/intake", own, JOB),
+        ("/api/billing/cancel", own, {}),
+    ):
+        answer = await http.post(where, headers={**who, "If-Match": '"1"'}, json=sent)
+        assert (answer.status_code, answer.json()["code"]) == (400, "if_match_unsupported"), where
     assert (await http.get("/api/admin/clients", headers=ADMIN)).json()["total"] == 1
+    assert (await http.get("/api/jobs", headers=own)).json()["total"] == 0
     unknown = await http.patch("/api/admin/clients/none", headers={**ADMIN, "If-Match": "*"}, json={})
     assert unknown.status_code == 404
 

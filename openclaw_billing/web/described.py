@@ -115,8 +115,8 @@ def refusals(*statuses: int) -> Responses:
     }
 
 
-def describe(route: APIRoute) -> None:
-    """Complete what the route's document says, which has `INVALID` already. Again is the same."""
+def describe(route: APIRoute) -> bool:
+    """Complete what the route's document says, which has `INVALID` already; whether it changes things on no condition."""
     guarded = any(isinstance(each.call, APIKeyHeader) for each in route.dependant.dependencies)
     changing = guarded and not CHANGING.isdisjoint(route.methods or ())
     bodied = route.body_field is not None
@@ -144,3 +144,4 @@ def describe(route: APIRoute) -> None:
     if not (changing or bodied or route.dependant.query_params or route.dependant.path_params):
         del found[422]
     route.responses = dict(sorted(found.items(), key=lambda pair: str(pair[0])))
+    return changing and "If-Match" not in parameters

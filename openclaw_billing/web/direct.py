@@ -19,7 +19,7 @@ from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from openclaw_billing.web.route import FIELDS, BillingRoute, LimitedRequest, finish, refused
+from openclaw_billing.web.route import FIELDS, IF_MATCH, BillingRoute, LimitedRequest, finish, refused
 
 _JSON = b"application/json"
 
@@ -69,7 +69,7 @@ class DirectRoute(BillingRoute):
         headers = scope["headers"]
         fields = dict(headers)
         # A field that is given twice is looked at more closely than is needed for the others.
-        if len(fields) != len(headers) or fields.get(b"content-type") != _JSON:
+        if len(fields) != len(headers) or fields.get(b"content-type") != _JSON or IF_MATCH in fields:
             return False
         scope[FIELDS] = fields
         return True

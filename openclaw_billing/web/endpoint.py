@@ -62,7 +62,8 @@ async def change(
 
     def run(tx: Transaction, *, now: datetime) -> Reply:
         def checked(inner: Transaction) -> Mapping[str, object]:
-            check(None if current is None else partial(current, inner, now))
+            if current is not None:
+                check(partial(current, inner, now))
             return operation(inner, now)
 
         spent = bool(spent_id) and tx.spent.get(spent_id) is not None

@@ -13,7 +13,7 @@ from typing import TypeVar
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from openclaw_billing.errors import BadRequest, StaleVersion
+from openclaw_billing.errors import StaleVersion
 from openclaw_billing.web.auth import header
 
 DIGEST_BYTES = 12
@@ -42,22 +42,19 @@ def unless_known(request: Request, response: Response, view: V) -> V | Response:
     return tagged(response, view)
 
 
-def condition_of(request: Request) -> Callable[[Callable[[], BaseModel] | None], None]:
+def condition_of(request: Request) -> Callable[[Callable[[], BaseModel]], None]:
     """A check of the resource as it is against `If-Match`: to be made where nobody can change it meanwhile.
 
     Raises, when it is called:
         StaleVersion: it is none of those that the caller names.
-        BadRequest: there is nothing to compare with, and the caller relies on a comparison.
     """
     named = header(request, b"if-match")
     # Weak tags never match: they do not promise that all is as it was.
     tags = [] if named is None else [tag for weak, tag in _TAG.findall(named) if not weak]
 
-    def check(current: Callable[[], BaseModel] | None) -> None:
+    def check(current: Callable[[], BaseModel]) -> None:
         if named is None:
             return
-        if current is None:
-            raise BadRequest("If-Match has no meaning here", code="if_match_unsupported")
         tag = etag_of(current())
         if named.strip() != "*" and tag not in tags:
             raise StaleVersion

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from openclaw_billing.errors import PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
+from openclaw_billing.errors import BadRequest, PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.described import INVALID, describe
@@ -36,6 +36,8 @@ CLIENT_CLOSED = 499
 
 FIELDS = "openclaw.fields"
 """Where a request's scope keeps its header fields by name, when none of them is given twice."""
+
+IF_MATCH = b"if-match"
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -65,7 +67,7 @@ class BillingRoute(APIRoute):
         self._counters: dict[int, Counter] = {}
         options["responses"] = INVALID | (options.get("responses") or {})
         super().__init__(path, endpoint, **options)
-        describe(self)
+        self.ignores_conditions = describe(self)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -79,6 +81,9 @@ class BillingRoute(APIRoute):
         """What `handle` answers to the request under our limits, or our shape of its refusal."""
         limited = LimitedRequest(request.scope, request.receive, self.body_bytes_max, self.body_seconds_max)
         try:
+            if self.ignores_conditions and any(name == IF_MATCH for name, _ in request.scope["headers"]):
+                # Whoever names a condition relies on it.
+                raise BadRequest("If-Match has no meaning here", code="if_match_unsupported")
             response = await handle(limited)
         except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
             response = refused(error, limited.request_id)
