@@ -115,6 +115,24 @@ def test_what_is_not_there_is_refused_like_everything_else(
         assert each.headers["Cache-Control"] == "no-store"
 
 
+def test_a_caller_who_hangs_up_during_an_export_leaves_no_trace(gateway: Served) -> None:
+    client = gateway.create_client("export@example.com", plan="enterprise")
+    admin, key = {"X-Auth-Token": gateway.token}, {"X-Client-Key": client["api_key"]}
+    long = {**JOB, "description": "x" * 9_999}
+    with httpx.Client(base_url=gateway.base) as http:
+        for _ in range(250):
+            assert http.post("/api/intake", headers=key, json=long).status_code == 200
+        whole = http.get("/api/admin/jobs?format=csv", headers=admin)
+        assert whole.headers["Transfer-Encoding"] == "chunked"
+        assert whole.text.count("\r\n") > 250
+        with http.stream("GET", "/api/admin/jobs?format=csv", headers=admin) as begun:
+            assert next(begun.iter_raw()).startswith(b"job_id,")
+        assert http.get("/health").status_code == 200
+    gateway.stop()
+    assert "Traceback" not in gateway.said
+    gateway.start_again()
+
+
 def test_a_gateway_whose_lock_somebody_keeps_reads_on_and_is_not_ready(gateway: Served) -> None:
     client = gateway.create_client("locked@example.com")
     directory = Directory(gateway.data)
