@@ -66,7 +66,7 @@ def state_of(key: Key, now: datetime) -> str:
 
 
 def key_outcome(view: View, key: Key | None, now: datetime) -> KeyOutcome:
-    """Why `owner_of` the key is who it is, or nobody."""
+    """What `owner_of` found out about the key."""
     if key is None:
         return KeyOutcome.UNKNOWN
     if key.state is KeyState.REVOKED:

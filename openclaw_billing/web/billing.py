@@ -84,7 +84,13 @@ def _public() -> APIRouter:
         response.headers["Cache-Control"] = "public, max-age=60"
         return {plan_id: PlanView.of(plan) for plan_id, plan in plans.CATALOGUE.items()}
 
-    router.add_api_route("/api/billing/plans", list_plans, methods=["HEAD"], include_in_schema=False)
+    router.add_api_route(
+        "/api/billing/plans",
+        list_plans,
+        methods=["HEAD"],
+        operation_id="listPlans",
+        include_in_schema=False,
+    )
     return router
 
 
