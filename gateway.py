@@ -21,9 +21,10 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 import client_auth
@@ -36,6 +37,7 @@ from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.guard import Guard
 from openclaw_billing.web.ready import readiness
+from openclaw_billing.web.route import turned_away
 from openclaw_billing.web.serving import show_new_token
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
@@ -48,6 +50,7 @@ WORKER_SECONDS_MAX = 10
 """How long a worker may owe a sign of life. One killed while it was asked keeps the others unwatched for so long."""
 STOP_SECONDS_MAX = 30
 """How long requests that run may go on once the process is told to end; deploy/ waits longer."""
+READING = ["GET", "HEAD"]
 DOCS_PATHS = frozenset({"/docs", "/openapi.json", "/docs/oauth2-redirect"})
 
 
@@ -121,22 +124,27 @@ async def keep_house(runtime: Runtime) -> None:
 
 
 def _add_own_routes(app: FastAPI) -> None:
-    @app.get("/health", include_in_schema=False)
+    @app.api_route("/health", methods=READING, include_in_schema=False)
     async def health() -> dict[str, str]:
         """The process answers; nothing else is asked."""
         return {"status": "ok"}
 
-    @app.get("/ready", include_in_schema=False)
-    async def ready() -> JSONResponse:
-        """Whether changes can be made now; details are for admins, in `doctor`."""
-        state = await readiness(client_auth.runtime)
+    @app.api_route("/ready", methods=READING, include_in_schema=False)
+    async def ready(request: Request) -> JSONResponse:
+        """Whether changes can be made now; why not, and what is to be watched, is for admins."""
+        state = await readiness(client_auth.runtime, request)
         STORE_WRITABLE.set(state.ready)
         return JSONResponse(state.body, status_code=200 if state.ready else 503)
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.api_route("/metrics", methods=READING, include_in_schema=False)
     async def metrics() -> Response:
         """Prometheus text; the sum over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
         return Response(_metrics(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(HTTPException)
+    async def problem(request: Request, error: HTTPException) -> Response:
+        """A path that is not there, or not by that method, in the shape of every other refusal."""
+        return turned_away(error, request.scope)
 
 
 def _metrics() -> bytes:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Query as QueryParameter
 from pydantic import Field
 
 import client_auth
 from openclaw_billing import jobs, plans, replies
 from openclaw_billing.audit import Actor
-from openclaw_billing.contracts import Query, Transaction
+from openclaw_billing.contracts import Query, Transaction, View
 from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
 from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.web.admin_jobs import job_list
-from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey, actor_of
+from openclaw_billing.web.admin_jobs import JobFilters, answered_jobs
+from openclaw_billing.web.auth import AdminToken, ClientKey, OptionalClientKey
+from openclaw_billing.web.described import AS_CSV, CONDITIONAL, TAGGED, refusals
 from openclaw_billing.web.direct import DirectRoute
-from openclaw_billing.web.endpoint import Cursor, Limit, Since, Until, asked_of, change
+from openclaw_billing.web.endpoint import asked_of, change
+from openclaw_billing.web.etag import tagged, unless_known
 from openclaw_billing.web.far import look
-from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import (
     Description,
     DollarsIn,
@@ -46,6 +50,8 @@ START_WITHIN: Mapping[Priority, timedelta] = MappingProxyType(
         Priority.P3: timedelta(hours=4),
     }
 )
+ASKED_JOBS = uuid.UUID("6f1d3b52-0c0e-4b8e-9f63-2a6f0f6f5a11")
+"""What the ids of jobs are made under that come with an Idempotency-Key: the same key is the same job for ever."""
 
 
 class IntakeRequest(Input):
@@ -86,7 +92,7 @@ class Submitter(OptionalClientKey):
 
 def create_intake_router(runtime: Runtime) -> APIRouter:
     """The routes of `/api/intake` and `/api/jobs` on that runtime."""
-    router = APIRouter(route_class=BillingRoute, tags=["intake"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["intake"])
     # Before the others: every job passes here.
     _submitting(router, runtime)
     _own_jobs(router, runtime, ClientKey(runtime))
@@ -105,8 +111,8 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         """Costs one credit. Without a client key it takes an admin token, and the job is not billed."""
         client_id = caller.client_id if isinstance(caller, Client) else None
         actor = caller if isinstance(caller, Actor) else None
-        job = _job(client_id, body, runtime.now())
         asked = asked_of(request, client_id or "admin", body)
+        job = _job(client_id, body, asked, runtime.now())
         try:
             answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
         except QuotaExceeded as error:
@@ -123,7 +129,8 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         methods=["POST"],
         operation_id="submitJob",
         summary="Submit a job",
-        openapi_extra={"security": [{"ClientKey": []}, {"AdminToken": []}]},
+        responses=refusals(402, 403),
+        openapi_extra={"security": [{"AdminToken": []}]},
         route_class_override=DirectRoute,
     )
 
@@ -131,9 +138,11 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
 def submit(
     tx: Transaction, *, job: Job, actor: Actor | None, asked: Asked | None, now: datetime
 ) -> tuple[IntakeResponse, bool]:
-    """Make and charge the job, once under its Idempotency-Key; the answer, and whether it was given before."""
+    """Make and charge the job, once under its Idempotency-Key; the answer, and whether it was made before."""
     if asked is None:
         return _accepted(tx, jobs.submit(tx, job=job, actor=actor, now=now)), False
+    # The answer is kept for a day, the job for ever.
+    known = tx.jobs.get(job.job_id) is not None
 
     def made(inner: Transaction) -> Mapping[str, object]:
         answer = _accepted(inner, jobs.submit(inner, job=job, actor=actor, now=now))
@@ -141,39 +150,49 @@ def submit(
         return shown
 
     reply = replies.once(tx, asked, made, now=now)
-    return IntakeResponse.model_validate(reply.body), reply.replayed
+    return IntakeResponse.model_validate(reply.body), reply.replayed or known
 
 
 def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
-    @router.get("/api/jobs", operation_id="listJobs", summary="Your jobs")
+    @router.get(
+        "/api/jobs", operation_id="listJobs", summary="Your jobs", response_model=JobList, responses=AS_CSV
+    )
     async def list_jobs(
-        status: JobStatus | None = None,
-        since: Since = None,
-        until: Until = None,
-        limit: Limit = 100,
-        cursor: Cursor = None,
+        request: Request,
+        response: Response,
+        filters: Annotated[JobFilters, QueryParameter()],
         client: Client = Depends(client_key),
-    ) -> JobList:
+    ) -> JobList | Response:
         """Newest first, as far back as your plan's history reaches."""
         account = await look(runtime, lambda: runtime.view.accounts.get(client.client_id))
         assert account is not None
         reach = jobs.visible_since(plans.plan_of(account.plan_id), runtime.now())
-        bounds = [moment for moment in (reach, since) if moment is not None]
-        equals: dict[str, str | bool | None] = {"client_id": client.client_id}
-        if status is not None:
-            equals["status"] = status
-        query = Query(equals=equals, since=max(bounds, default=None), until=until, limit=limit)
-        return await job_list(runtime, query, f"own:{status}:{since}", cursor)
+        bounds = [moment for moment in (reach, filters.since) if moment is not None]
+        query = Query(equals={"client_id": client.client_id}, since=max(bounds, default=None))
+        scope = f"own:{filters.since}"
+        return await answered_jobs(runtime, request, response, filters, query, scope)
 
-    @router.get("/api/jobs/{job_id}", operation_id="getJob", summary="One of your jobs")
-    async def get_job(job_id: str, client: Client = Depends(client_key)) -> JobView:
+    @router.get(
+        "/api/jobs/{job_id}",
+        operation_id="getJob",
+        summary="One of your jobs",
+        response_model=JobView,
+        openapi_extra=TAGGED,
+    )
+    async def get_job(
+        job_id: str, request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> JobView | Response:
         """Another client's job is not there."""
-        job = await look(runtime, lambda: runtime.view.jobs.get(job_id))
-        if job is None or job.client_id != client.client_id:
-            raise NotFound("Job")
-        return JobView.of(job)
+        view = await look(runtime, lambda: _own(runtime.view, client.client_id, job_id))
+        return unless_known(request, response, view)
 
-    @router.delete("/api/jobs/{job_id}", operation_id="cancelJob", summary="Cancel a queued job")
+    @router.delete(
+        "/api/jobs/{job_id}",
+        operation_id="cancelJob",
+        summary="Cancel a queued job",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def cancel_job(
         job_id: str, request: Request, response: Response, client: Client = Depends(client_key)
     ) -> JobView:
@@ -182,15 +201,29 @@ def _own_jobs(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             return JobView.of(jobs.cancel(tx, job_id, client.client_id, now=now)).model_dump(mode="json")
 
-        principal = actor_of(request, f"client:{client.client_id}").name
-        reply = await change(runtime, request, response, operation, principal=principal, name="cancel_job")
-        return JobView.model_validate(reply.body)
+        reply = await change(
+            runtime,
+            request,
+            response,
+            operation,
+            principal=f"client:{client.client_id}",
+            name="cancel_job",
+            current=lambda tx, _: _own(tx, client.client_id, job_id),
+        )
+        return tagged(response, JobView.model_validate(reply.body))
 
 
-def _job(client_id: str | None, body: IntakeRequest, now: datetime) -> Job:
+def _own(rows: View | Transaction, client_id: str, job_id: str) -> JobView:
+    job = rows.jobs.get(job_id)
+    if job is None or job.client_id != client_id:
+        raise NotFound("Job")
+    return JobView.of(job)
+
+
+def _job(client_id: str | None, body: IntakeRequest, asked: Asked | None, now: datetime) -> Job:
     return Job(
         # An id that tells jobs apart; whose job it is decides who may see it, not whether they guess it.
-        job_id=_random_uuid(),
+        job_id=_random_uuid() if asked is None else str(uuid.uuid5(ASKED_JOBS, asked.digest)),
         client_id=client_id,
         project_name=body.project_name,
         description=body.description,

@@ -457,6 +457,36 @@ async def test_a_repeated_idempotency_key_submits_once(http: httpx.AsyncClient) 
     assert (await usage(http, client))["credits_remaining"] == 4
 
 
+async def test_a_job_asked_for_again_after_days_is_the_job_it_was(
+    http: httpx.AsyncClient, clock: ManualClock
+) -> None:
+    client = await create(http, "starter")
+    headers = {**key(client), "Idempotency-Key": "order-66"}
+    first = (await http.post("/api/intake", headers=headers, json=JOB)).json()
+    await http.patch(f"/api/admin/jobs/{first['job_id']}", headers=ADMIN, json={"status": "running"})
+    clock.advance(hours=25)
+    for _ in range(2):
+        again = await http.post("/api/intake", headers=headers, json=JOB)
+        assert (again.json()["job_id"], again.json()["status"]) == (first["job_id"], "running")
+        assert again.headers["Idempotent-Replayed"] == "true"
+    clock.advance(hours=25)
+    other = await http.post("/api/intake", headers=headers, json={**JOB, "description": "Another"})
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    assert (await usage(http, client))["credits_remaining"] == 49
+
+
+async def test_one_idempotency_key_of_two_clients_is_two_jobs(http: httpx.AsyncClient) -> None:
+    made = set()
+    for client in (await create(http), await create(http, name="other")):
+        headers = {**key(client), "Idempotency-Key": "order-66"}
+        answer = await http.post("/api/intake", headers=headers, json=JOB)
+        assert (answer.status_code, answer.json()["credits_remaining"]) == (200, 4)
+        assert "Idempotent-Replayed" not in answer.headers
+        made.add(answer.json()["job_id"])
+    answer = await http.post("/api/intake", headers={**ADMIN, "Idempotency-Key": "order-66"}, json=JOB)
+    assert len({*made, answer.json()["job_id"]}) == 3
+
+
 async def test_cancelling_a_queued_job_refunds_it_once(http: httpx.AsyncClient) -> None:
     client = await create(http)
     job_id = (await http.post("/api/intake", headers=key(client), json=JOB)).json()["job_id"]
@@ -669,6 +699,34 @@ async def test_a_repeated_credit_is_added_once(http: httpx.AsyncClient) -> None:
     assert (await usage(http, client))["credits_remaining"] == 55
 
 
+async def test_a_credit_repeated_after_days_is_known_to_be_repeated(
+    http: httpx.AsyncClient, clock: ManualClock
+) -> None:
+    client = await create(http)
+    path = f"/api/admin/clients/{client['client_id']}/credits"
+    headers = {**ADMIN, "Idempotency-Key": "q1"}
+    body = {"credits": 50, "reason": "promo"}
+    first = await http.put(path, headers=headers, json=body)
+    assert "Idempotent-Replayed" not in first.headers
+    clock.advance(hours=25)
+    again = await http.put(path, headers=headers, json=body)
+    assert (again.json(), again.headers["Idempotent-Replayed"]) == (first.json(), "true")
+    assert (await usage(http, client))["credits_remaining"] == 55
+
+
+async def test_the_ledger_shows_nobody_the_idempotency_key_of_an_admin(http: httpx.AsyncClient) -> None:
+    client = await create(http)
+    path = f"/api/admin/clients/{client['client_id']}/credits"
+    headers = {**ADMIN, "Idempotency-Key": "ticket-4711"}
+    await http.put(path, headers=headers, json={"credits": 50, "reason": "promo"})
+    own = await http.get("/api/billing/ledger", headers=key(client))
+    audit = await http.get("/api/admin/audit", headers=ADMIN)
+    assert [entry["kind"] for entry in own.json()["entries"]] == ["adjust", "grant"]
+    for shown in (own.text, audit.text):
+        assert "ticket-4711" not in shown
+        assert path not in shown
+
+
 async def test_credits_on_enterprise_are_400_and_unknown_clients_404(http: httpx.AsyncClient) -> None:
     client = await create(http, "enterprise")
     body = {"credits": 5, "reason": "promo"}
@@ -761,6 +819,19 @@ async def test_changing_plans_back_and_forth_mints_nothing(http: httpx.AsyncClie
         assert (answer.status_code, answer.json()["credits_remaining"]) == (200, left)
     again = await http.put(path, headers=ADMIN, json={"plan": "free"})
     assert (again.status_code, again.json()["code"]) == (409, "already_on_plan")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"": "x"}, {" ": "x"}, {"a\nb": "x"}, {"a\u202eb": "x"}, {"a" * 41: "x"}, {"a": ""}, {"a": 1}],
+)
+async def test_a_wrong_name_or_value_in_metadata_is_refused(
+    http: httpx.AsyncClient, metadata: dict[str, Any]
+) -> None:
+    client = await create(http)
+    path = f"/api/admin/clients/{client['client_id']}"
+    assert (await http.patch(path, headers=ADMIN, json={"metadata": metadata})).status_code == 422
+    assert (await http.patch(path, headers=ADMIN, json={"metadata": {"crm id": "4711"}})).status_code == 200
 
 
 async def test_a_stale_version_changes_nothing(http: httpx.AsyncClient) -> None:

@@ -5,7 +5,7 @@ Every change is audited in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
@@ -18,7 +18,6 @@ from openclaw_billing.errors import (
     Conflict,
     DuplicateEmail,
     NotFound,
-    StaleVersion,
     UnknownPlan,
     Unprocessable,
 )
@@ -26,7 +25,6 @@ from openclaw_billing.keyring import (
     KeyOutcome,
     authenticate,
     issue_key,
-    key_outcome,
     rehash_key,
     revoke_key,
     rotate_key,
@@ -47,7 +45,6 @@ __all__ = [
     "deactivate",
     "import_client",
     "issue_key",
-    "key_outcome",
     "page_of_clients",
     "reactivate",
     "rehash_key",
@@ -55,6 +52,7 @@ __all__ = [
     "rotate_key",
     "set_plan",
     "update_client",
+    "walk_of_clients",
 ]
 
 CLIENTS_WALKED_MAX = 1_000_000
@@ -100,7 +98,6 @@ def update_client(
     email: str | None = None,
     metadata: Mapping[str, str] | None = None,
     rate_limit: Rate | Literal["plan"] | None = None,
-    if_version: int | None = None,
     actor: Actor,
     now: datetime,
 ) -> Client:
@@ -109,11 +106,9 @@ def update_client(
     What makes no difference changes nothing, the version neither.
 
     Raises:
-        NotFound, DuplicateEmail, StaleVersion: it is not `if_version` any more.
+        NotFound, DuplicateEmail
     """
     before = _client(tx, client_id)
-    if if_version is not None and if_version != before.version:
-        raise StaleVersion
     client = replace(
         before,
         name=before.name if name is None else name,
@@ -171,6 +166,7 @@ def set_plan(
             "The client has a subscription: its plan is changed through Stripe", code="has_subscription"
         )
     account = ledger.change_plan(tx, client_id, plan_id, now=now)
+    _put_changed(tx, client_id, now)
     note(
         tx,
         actor,
@@ -199,6 +195,7 @@ def adjust_credits(
     repeated = tx.spent.get(operation_id) is not None
     done = ledger.adjust(tx, client_id, credits, reason=reason, operation_id=operation_id, now=now)
     if not repeated:
+        _put_changed(tx, client_id, now)
         note(
             tx,
             actor,
@@ -227,6 +224,16 @@ def page_of_clients(view: View, query: Query, *, plan_id: str | None = None) -> 
     if query.after is not None:
         wanted = [each for each in wanted if (each[0].created_at, each[0].client_id) < query.after]
     return Page(wanted[: query.limit], total, len(wanted) > query.limit)
+
+
+def walk_of_clients(
+    view: View, query: Query, *, plan_id: str | None = None
+) -> Iterator[tuple[Client, Account]]:
+    """What all pages from this one on hold together, looked up as it is walked."""
+    for client in view.clients.walk(query):
+        account = view.accounts.get(client.client_id)
+        if account is not None and plan_id in (None, account.plan_id):
+            yield client, account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +332,12 @@ def _client(tx: Transaction, client_id: str) -> Client:
     if client is None:
         raise NotFound("Client")
     return client
+
+
+def _put_changed(tx: Transaction, client_id: str, now: datetime) -> None:
+    """The client with what an admin changed of its account."""
+    client = _client(tx, client_id)
+    tx.clients.put(replace(client, updated_at=now, version=client.version + 1))
 
 
 def _put_client(tx: Transaction, client: Client) -> None:

@@ -89,6 +89,10 @@ class Rows(Protocol[R]):
         """One page. It may read the whole table: never on the path of a job."""
         ...
 
+    def walk(self, query: Query) -> Iterator[R]:
+        """What all pages from this one on hold together, looked up as it is walked: for exports."""
+        ...
+
     def __iter__(self) -> Iterator[R]:
         """Every record, in no promised order."""
         ...
@@ -324,6 +328,12 @@ class Store(Protocol):
     def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
         """The same of the audit log."""
         ...
+
+    def walk_ledger(self, query: HistoryQuery) -> Iterator[LedgerEntry]:
+        """What all pages from this one on hold together, read as it is walked: for exports."""
+        ...
+
+    def walk_audit(self, query: HistoryQuery) -> Iterator[AuditEntry]: ...
 
     def health(self) -> Health: ...
 

@@ -273,7 +273,7 @@ class PriceNotConfigured(Unavailable):
     code = "price_not_configured"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"No price in Stripe is set up for {what}", retry_after_seconds=60)
+        super().__init__(f"No price in Stripe is set up for {what}", retry_after_seconds=30)
 
 
 class StartupError(Exception):

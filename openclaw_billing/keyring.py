@@ -1,7 +1,7 @@
 """The keyring: whose key it is, and keys issued, rotated and revoked.
 
 Unknown, revoked, disabled and expired keys and those of inactive clients are one and the same to a
-stranger; `key_outcome` tells them apart for the audit log.
+stranger; `key_outcome` tells them apart for the log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRACE_MAX = timedelta(days=30)
 
 
 class KeyOutcome(StrEnum):
-    """Why a key was accepted or not: for the audit log, never for whoever sent it."""
+    """Why a key was accepted or not: for the log, never for whoever sent it."""
 
     VALID = "valid"
     UNKNOWN = "unknown"
@@ -35,30 +35,47 @@ class KeyOutcome(StrEnum):
 
 def authenticate(view: View, digests: Sequence[str], now: datetime) -> tuple[Client, Key] | None:
     """Whose key has one of these digests, if it may be used now."""
-    key = _key_with(view, digests)
-    if key is None or key.state is not KeyState.ACTIVE:
+    key = key_with(view, digests)
+    client = None if key is None else owner_of(view, key, now)
+    return None if key is None or client is None else (client, key)
+
+
+def key_with(view: View, digests: Sequence[str]) -> Key | None:
+    """The key with one of these digests, whatever its state."""
+    for digest in digests:
+        key = view.keys.get(digest)
+        if key is not None and hmac.compare_digest(key.digest, digest):
+            return key
+    return None
+
+
+def owner_of(view: View, key: Key, now: datetime) -> Client | None:
+    """The client whose key it is, if both may be used now."""
+    if key.state is not KeyState.ACTIVE:
         return None
     if key.expires_at is not None and now >= key.expires_at:
         return None
     client = view.clients.get(key.client_id)
-    if client is None or not client.active:
-        return None
-    return client, key
+    return client if client is not None and client.active else None
 
 
-def key_outcome(view: View, digests: Sequence[str], now: datetime) -> KeyOutcome:
-    """What `authenticate` found out about the key."""
-    key = _key_with(view, digests)
+def state_of(key: Key, now: datetime) -> str:
+    """`active`, `expired`, `disabled` or `revoked`: how the key stands now, whatever becomes of its client."""
+    over = key.state is KeyState.ACTIVE and not _may_be_used(key, now)
+    return "expired" if over else key.state.value
+
+
+def key_outcome(view: View, key: Key | None, now: datetime) -> KeyOutcome:
+    """What `owner_of` found out about the key."""
     if key is None:
         return KeyOutcome.UNKNOWN
     if key.state is KeyState.REVOKED:
         return KeyOutcome.REVOKED
     if key.state is KeyState.DISABLED:
         return KeyOutcome.DISABLED
-    if key.expires_at is not None and now >= key.expires_at:
+    if not _may_be_used(key, now):
         return KeyOutcome.EXPIRED
-    client = view.clients.get(key.client_id)
-    return KeyOutcome.VALID if client is not None and client.active else KeyOutcome.CLIENT_INACTIVE
+    return KeyOutcome.VALID if owner_of(view, key, now) is not None else KeyOutcome.CLIENT_INACTIVE
 
 
 def issue_key(tx: Transaction, client_id: str, key: Key, *, actor: Actor, now: datetime) -> Key:
@@ -67,16 +84,15 @@ def issue_key(tx: Transaction, client_id: str, key: Key, *, actor: Actor, now: d
     Raises:
         NotFound
         Conflict: the key is known already, or the client has too many.
+        Unprocessable: the key would be over already.
     """
-    assert key.client_id == client_id
     if tx.clients.get(client_id) is None:
         raise NotFound("Client")
-    if tx.keys.get(key.digest) is not None or tx.keys.by("id", key.key_id):
-        raise Conflict("This key is in use already", code="key_exists")
     usable = [each for each in tx.keys.by("client", client_id) if _may_be_used(each, now)]
-    if len(usable) >= KEYS_MAX:
-        raise Conflict(f"A client has at most {KEYS_MAX} keys", code="too_many_keys")
-    tx.keys.put(key)
+    # A key that was replaced, and works until its grace is over, takes nobody's place.
+    if sum(each.rotated_to is None for each in usable) >= KEYS_MAX:
+        raise _too_many()
+    return _put_new(tx, client_id, key, actor, now)
     note(tx, actor, "key.issued", client_id=client_id, object_id=key.key_id, after=_shown(key), now=now)
     return key
 
@@ -97,7 +113,7 @@ def rotate_key(
 
     Raises:
         NotFound, Unprocessable: the grace is out of range.
-        Conflict: the key cannot be used any more, or was rotated before.
+        Conflict: the key cannot be used any more, was rotated before, or too many are within their grace.
     """
     if not timedelta(0) <= grace <= GRACE_MAX:
         raise Unprocessable(f"A key's grace is 0 seconds to {GRACE_MAX.days} days")
@@ -106,7 +122,11 @@ def rotate_key(
         raise Conflict("This key cannot be used any more", code="key_not_active")
     if old.rotated_to is not None:
         raise Conflict("This key was rotated already", code="already_rotated")
-    issue_key(tx, client_id, new_key, actor=actor, now=now)
+    usable = [each for each in tx.keys.by("client", client_id) if _may_be_used(each, now)]
+    # A full ring can be renewed whole, and no chain of graces makes it endless.
+    if len(usable) >= 2 * KEYS_MAX:
+        raise _too_many()
+    _put_new(tx, client_id, new_key, actor, now)
     ends = now + grace if old.expires_at is None else min(old.expires_at, now + grace)
     rotated = replace(old, expires_at=ends, rotated_to=new_key.key_id)
     tx.keys.put(rotated)
@@ -167,20 +187,27 @@ def rehash_key(
     return moved
 
 
-def _key_with(view: View, digests: Sequence[str]) -> Key | None:
-    for digest in digests:
-        key = view.keys.get(digest)
-        if key is not None and hmac.compare_digest(key.digest, digest):
-            return key
-    return None
-
-
 def _key(tx: Transaction, client_id: str, key_id: str) -> Key:
     for key in tx.keys.by("id", key_id):
         if key.client_id == client_id:
             return key
     # Another client's key is as unknown as none.
     raise NotFound("Key")
+
+
+def _put_new(tx: Transaction, client_id: str, key: Key, actor: Actor, now: datetime) -> Key:
+    assert key.client_id == client_id
+    if tx.keys.get(key.digest) is not None or tx.keys.by("id", key.key_id):
+        raise Conflict("This key is in use already", code="key_exists")
+    if not _may_be_used(key, now):
+        raise Unprocessable("This key would be over already", code="expires_in_the_past")
+    tx.keys.put(key)
+    note(tx, actor, "key.issued", client_id=client_id, object_id=key.key_id, after=_shown(key), now=now)
+    return key
+
+
+def _too_many() -> Conflict:
+    return Conflict(f"A client has at most {KEYS_MAX} keys", code="too_many_keys")
 
 
 def _may_be_used(key: Key, now: datetime) -> bool:

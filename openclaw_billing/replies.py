@@ -37,9 +37,14 @@ class Asked:
     body: bytes
 
     @property
-    def spent_id(self) -> str:
+    def digest(self) -> str:
+        """What the request is remembered by; the key itself is kept nowhere, whatever its maker put into it."""
         scope = json.dumps([self.principal, self.method, self.path, self.idempotency_key])
-        return f"reply:{hashlib.sha256(scope.encode()).hexdigest()}"
+        return hashlib.sha256(scope.encode()).hexdigest()
+
+    @property
+    def spent_id(self) -> str:
+        return f"reply:{self.digest}"
 
     @property
     def fingerprint(self) -> str:

@@ -27,7 +27,7 @@ STRIPE_KEY = "sk_test_" + "canaryStripe51" * 3
 STRIPE_SIGNING = "whsec_" + "canarySigning" * 3
 CHAIN = "canary-chain-" + "c4" * 16
 STRANGERS_KEY = "oc_live_" + "d0e1f2a3" * 4
-STRANGERS_TOKEN = "canary-token-" + "77" * 20
+STRANGERS_TOKEN = "ca9a97" + "77" * 29
 SEED_KEY = "oc_live_" + "5eed" * 8
 JOB = {"project_name": "Build", "description": "A feature", "task_type": "other"}
 
@@ -122,7 +122,14 @@ def _badly(walk: Walk, client: str) -> None:
         walk.ask("POST", "/api/intake", json={**JOB, secret: secret, "priority": secret})
         walk.ask("POST", "/api/intake", content=f'{{"{secret}'.encode())
         walk.ask("PATCH", client, json={"name": "A"}, headers={"If-Match": secret})
-        walk.ask("GET", "/api/billing/plans", headers={"X-Request-Id": f"{secret}!"})
+        for marked in ({"X-Request-Id": secret}, {"Idempotency-Key": secret}):
+            own = {"X-Client-Key": walk.shown[1], **marked}
+            walk.ask("POST", "/api/billing/keys", shows=True, json={}, headers=own)
+            walk.ask("PUT", f"{client}/credits", json={"credits": 1, "reason": "gift"}, headers=marked)
+            walk.ask("POST", "/api/intake", json=JOB, headers=own)
+    for path in (f"{client}/ledger", "/api/admin/audit"):
+        walk.ask("GET", path, params={"limit": "1000"})
+    walk.ask("GET", "/api/billing/ledger", headers={"X-Client-Key": walk.shown[1]})
 
 
 def spellings(secret: str) -> list[str]:
@@ -154,7 +161,7 @@ def found_in(text: str, secrets: dict[str, str]) -> list[str]:
 
 
 def test_no_answer_but_the_creating_one_shows_a_secret(walked: Walk) -> None:
-    assert len(walked.shown) == len(set(walked.shown)) == 5
+    assert len(walked.shown) == len(set(walked.shown)) == 13
     strangers = {"a stranger's key": STRANGERS_KEY, "a stranger's token": STRANGERS_TOKEN}
     for answer in walked.answers:
         # A field that is not known is told by its name, to whoever made it up.

@@ -50,7 +50,7 @@ def test_rows_are_written_in_pieces() -> None:
 
 
 def test_the_file_has_a_name_and_a_date() -> None:
-    response = csv_response("jobs", ["a"], [], clock=ManualClock(datetime(2026, 2, 19, tzinfo=UTC)))
+    response = csv_response("jobs", iter([b"a"]), clock=ManualClock(datetime(2026, 2, 19, tzinfo=UTC)))
     assert response.headers["content-disposition"] == 'attachment; filename="openclaw-jobs-2026-02-19.csv"'
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     assert response.headers["vary"] == "Accept"
@@ -71,3 +71,5 @@ def test_the_file_has_a_name_and_a_date() -> None:
 def test_csv_is_sent_where_it_is_named(accept: str, wanted: bool) -> None:
     request = Request({"type": "http", "headers": [(b"accept", accept.encode())]})
     assert wants_csv(request) is wanted
+    assert wants_csv(request, "csv")
+    assert not wants_csv(request, "json")

@@ -78,12 +78,69 @@ def test_requests_are_logged_unless_it_is_told_otherwise(tmp_path: Path, workers
 def test_health_ready_and_metrics_answer_anybody(gateway: Served) -> None:
     health, ready, metrics = (httpx.get(f"{gateway.base}/{name}") for name in ("health", "ready", "metrics"))
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "warnings": []})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
     assert metrics.headers["Content-Type"].startswith("text/plain")
     assert "openclaw_billing_store_writable 1.0" in metrics.text
     for answer in (health, ready, metrics):
         assert str(gateway.data) not in answer.text
         assert "server" not in answer.headers
+
+
+def test_what_is_public_can_be_asked_for_by_head(gateway: Served) -> None:
+    for path in ("/health", "/ready", "/metrics", "/api/billing/plans"):
+        answer, whole = httpx.head(f"{gateway.base}{path}"), httpx.get(f"{gateway.base}{path}")
+        assert (answer.status_code, answer.content) == (200, b""), path
+        assert answer.headers["Content-Type"] == whole.headers["Content-Type"]
+
+
+def test_readiness_tells_admins_what_is_to_be_watched(gateway: Served) -> None:
+    for token, told in ((gateway.token, {"status": "ready", "warnings": []}), ("wrong", {"status": "ready"})):
+        answer = httpx.get(f"{gateway.base}/ready", headers={"X-Auth-Token": token})
+        assert (answer.status_code, answer.json()) == (200, told)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/api/nothing", 404, "not_found"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("PUT", "/api/intake", 405, "method_not_allowed"),
+        ("DELETE", "/api/admin/clients", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_there_is_refused_like_everything_else(
+    gateway: Served, method: str, path: str, status: int, code: str
+) -> None:
+    headers = {"X-Auth-Token": gateway.token, "X-Request-Id": "r1"}
+    answer = httpx.request(method, f"{gateway.base}{path}", headers=headers)
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (status, code, "r1")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert ("Allow" in answer.headers) is (status == 405)
+    stranger = httpx.get(f"{gateway.base}/nothing", headers={"X-Request-Id": "r1"})
+    assert (stranger.status_code, stranger.json()["code"]) == (401, "invalid_token")
+    for each in (answer, stranger):
+        assert each.headers.get_list("X-Request-Id") == ["r1"]
+        assert each.headers["X-Content-Type-Options"] == "nosniff"
+        assert each.headers["Cache-Control"] == "no-store"
+
+
+def test_a_caller_who_hangs_up_during_an_export_leaves_no_trace(gateway: Served) -> None:
+    client = gateway.create_client("export@example.com", plan="enterprise")
+    admin, key = {"X-Auth-Token": gateway.token}, {"X-Client-Key": client["api_key"]}
+    long = {**JOB, "description": "x" * 9_999}
+    with httpx.Client(base_url=gateway.base) as http:
+        for _ in range(250):
+            assert http.post("/api/intake", headers=key, json=long).status_code == 200
+        whole = http.get("/api/admin/jobs?format=csv", headers=admin)
+        assert whole.headers["Transfer-Encoding"] == "chunked"
+        assert whole.text.count("\r\n") > 250
+        with http.stream("GET", "/api/admin/jobs?format=csv", headers=admin) as begun:
+            assert next(begun.iter_raw()).startswith(b"job_id,")
+        assert http.get("/health").status_code == 200
+    gateway.stop()
+    assert "Traceback" not in gateway.said
+    gateway.start_again()
 
 
 def test_a_gateway_whose_lock_somebody_keeps_reads_on_and_is_not_ready(gateway: Served) -> None:
@@ -94,7 +151,9 @@ def test_a_gateway_whose_lock_somebody_keeps_reads_on_and_is_not_ready(gateway: 
     lock.acquire()
     try:
         ready, key = httpx.get(f"{gateway.base}/ready"), {"X-Client-Key": client["api_key"]}
-        assert (ready.status_code, ready.json()["status"]) == (503, "read-only")
+        assert (ready.status_code, ready.json()) == (503, {"status": "read-only"})
+        told = httpx.get(f"{gateway.base}/ready", headers={"X-Auth-Token": gateway.token})
+        assert told.json()["reason"] == "the lock is held by another process"
         assert httpx.get(f"{gateway.base}/health").status_code == 200
         assert httpx.get(f"{gateway.base}/api/billing/usage", headers=key).status_code == 200
     finally:
@@ -120,7 +179,8 @@ def test_a_short_token_disables_the_admin_api_only(gateway: Served) -> None:
             assert (answer.status_code, answer.json()["code"]) == (503, "admin_disabled")
         key = {"X-Client-Key": client["api_key"]}
         assert httpx.post(f"{gateway.base}/api/intake", headers=key, json=JOB).status_code == 200
-        assert "admin API disabled" in httpx.get(f"{gateway.base}/ready").json()["warnings"]
+        ready = httpx.get(f"{gateway.base}/ready", headers={"X-Auth-Token": token})
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
         assert "the admin API is disabled" in gateway.said
         assert token not in gateway.said
     finally:

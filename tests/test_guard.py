@@ -306,6 +306,7 @@ async def test_every_operation_of_openapi_needs_credentials_and_says_which(http:
                 continue
             walked += 1
             named = {name for each in operation["security"] for name in each}
+            assert len(operation["security"]) == len(named), path
             wanted = {"AdminToken"} if path.startswith("/api/admin") else {"ClientKey"}
             assert named == ({"AdminToken", "ClientKey"} if path == "/api/intake" else wanted), path
             body = JOB if path == "/api/intake" else {}

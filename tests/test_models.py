@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from starlette.requests import Request
 
 from openclaw_billing.records import COST_USD_MICROS_MAX
-from openclaw_billing.web.etag import etag_of, not_modified
 from openclaw_billing.web.models import (
     Description,
     Dollars,
@@ -154,23 +152,6 @@ def test_the_schema_says_numbers_and_moments(mode: str) -> None:
     properties = Answered.model_json_schema(mode=mode)["properties"]  # type: ignore[arg-type]
     assert properties["price"]["type"] == "number"
     assert properties["at"]["format"] == "date-time"
-
-
-@pytest.mark.parametrize(
-    ("header", "same"),
-    [
-        (None, False),
-        ('"7"', True),
-        ('W/"7"', True),
-        ("*", True),
-        ('"6", "7"', True),
-        ('"77"', False),
-        ("7", False),
-    ],
-)
-def test_a_tag_that_is_named_is_not_sent_again(header: str | None, same: bool) -> None:
-    headers = [] if header is None else [(b"if-none-match", header.encode())]
-    assert not_modified(Request({"type": "http", "headers": headers}), etag_of(7)) is same
 
 
 def test_an_answer_made_of_our_own_values_is_what_validating_them_gives() -> None:

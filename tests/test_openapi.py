@@ -12,12 +12,16 @@ from urllib.parse import quote
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 import client_auth
 import gateway
 from openclaw_billing.settings import load_settings
+from openclaw_billing.web.examples import EXAMPLES
+from openclaw_billing.web.models import Input, Output
 
 TOKEN = "0123456789abcdef" * 4
+SNAPSHOT = Path(__file__).parent / "openapi.txt"
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +74,62 @@ async def test_no_body_admits_fields_that_are_not_described(http: httpx.AsyncCli
     for _, path, operation in operations_of(schema):
         if "requestBody" in operation:
             assert body_of(schema, operation)["additionalProperties"] is False, path
+
+
+def models() -> dict[str, type[BaseModel]]:
+    """Every model of ours by its name."""
+    found: dict[str, type[BaseModel]] = {}
+    waiting: list[type[BaseModel]] = [Input, Output]
+    while waiting:
+        for each in waiting.pop().__subclasses__():
+            found[each.__name__] = each
+            waiting.append(each)
+    return found
+
+
+async def test_every_model_that_comes_or_goes_has_an_example_that_is_true(http: httpx.AsyncClient) -> None:
+    schema = (await http.get("/openapi.json")).json()
+    known, seen = models(), set[str]()
+    for _, path, operation in operations_of(schema):
+        bodies = [operation["requestBody"]["content"]] if "requestBody" in operation else []
+        bodies += [each.get("content", {}) for each in operation["responses"].values()]
+        described = json.dumps([content.get("application/json", {}) for content in bodies])
+        names = re.findall(r"#/components/schemas/(\w+)", described)
+        assert names, path
+        seen |= set(names)
+    for name in sorted(seen):
+        (shown,) = schema["components"]["schemas"][name]["examples"]
+        example = EXAMPLES[name]
+        # FastAPI leaves out what is null.
+        assert set(shown) == {field for field, value in example.items() if value is not None}
+        made = known[name].model_validate_json(json.dumps(example))
+        if issubclass(known[name], Output):
+            assert made.model_dump(mode="json") == example, name
+    assert len(seen) > 30
+
+
+async def test_the_examples_tell_of_no_model_that_is_not_there() -> None:
+    assert set(EXAMPLES) <= set(models())
+
+
+async def test_the_document_is_as_it_was_agreed_upon(http: httpx.AsyncClient) -> None:
+    """A change of it is a change for callers: see it here, and run `python -m tests.test_openapi` where it is meant."""
+    assert told((await http.get("/openapi.json")).json()) == SNAPSHOT.read_text()
+
+
+def told(schema: dict[str, Any]) -> str:
+    """A line for each operation: what it is called, takes, and may answer."""
+    lines = []
+    for method, path, operation in operations_of(schema):
+        parameters = [f"{each['in']}:{each['name']}" for each in operation.get("parameters", ())]
+        bodies = re.findall(r"schemas/(\w+)", json.dumps(operation.get("requestBody", {})))
+        answers = [
+            status + ("+csv" if "text/csv" in answer.get("content", {}) else "")
+            for status, answer in operation["responses"].items()
+        ]
+        shown = " ".join([*sorted(parameters), *(f"body:{each}" for each in bodies)])
+        lines.append(f"{method.upper()} {path} {operation['operationId']}({shown}) {' '.join(answers)}\n")
+    return "".join(sorted(lines))
 
 
 async def test_the_document_shows_no_secret_and_no_path_of_ours(
@@ -144,5 +204,15 @@ async def test_nothing_hostile_is_an_error_of_ours(http: httpx.AsyncClient) -> N
                     answer.text,
                 )
                 assert answer.status_code < 400 or len(answer.content) <= 2048, (method, where, request)
+                # A path that is cut by what stands in it leads to no operation at all.
+                assert str(answer.status_code) in operation["responses"] or answer.status_code == 405, (
+                    method,
+                    where,
+                    answer.status_code,
+                )
     assert asked > 2000
     assert (await http.get("/api/billing/plans")).status_code == 200
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(told(gateway.create_app(load_settings(admin_token=TOKEN, docs=True)).openapi()))

@@ -98,6 +98,34 @@ async def test_a_request_id_that_may_not_be_logged_is_replaced(http: httpx.Async
     assert len(answer.headers["x-request-id"]) == 16
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "oc_live_" + "0a" * 16,
+        "oc_live_" + "Zz09" * 7,
+        "req-oc_live_" + "0a" * 16,
+        "req_oc_live_" + "0a" * 16,
+        "oc_admin_" + "0" * 32,
+        "sk_test_" + "a1" * 12,
+        "rk_live_" + "a1" * 12,
+        "whsec_" + "a1" * 16,
+        "0a" * 32,
+        "0A" * 32,
+    ],
+)
+async def test_a_request_id_that_may_be_a_secret_is_replaced(http: httpx.AsyncClient, secret: str) -> None:
+    answer = await http.get("/plans", headers={"X-Request-Id": secret})
+    assert answer.headers["x-request-id"].isalnum()
+    assert len(answer.headers["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize(
+    "given", ["task_live", "doc_7", "x" * 64, "0a" * 16, "0a1b2c3d-1234-4abc-8def-0123456789ab"]
+)
+async def test_any_other_id_of_the_callers_is_kept(http: httpx.AsyncClient, given: str) -> None:
+    assert (await http.get("/plans", headers={"X-Request-Id": given})).headers["x-request-id"] == given
+
+
 async def test_two_requests_have_two_ids(http: httpx.AsyncClient) -> None:
     ids = {(await http.get("/plans")).headers["x-request-id"] for _ in range(20)}
     assert len(ids) == 20
@@ -176,6 +204,12 @@ async def test_a_body_that_is_no_strict_json_is_400(http: httpx.AsyncClient, raw
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
 
 
+async def test_a_boundless_number_is_422(http: httpx.AsyncClient) -> None:
+    content = b'{"name": "a", "count": 1' + b"0" * 30 + b"}"
+    answer = await http.post("/things", content=content, headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (422, "number_out_of_range")
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"name": 1}, {"name": ""}, {"name": "a", "count": True}, {"name": "a", "more": 1}, [], 7, "x"],
@@ -228,6 +262,9 @@ async def test_a_form_of_another_site_cannot_send_json(
     headers = {} if content_type is None else {"Content-Type": content_type}
     answer = await http.post("/things", content=b'{"name": "Acme"}', headers=headers)
     assert answer.status_code == status
+    if status == 422:
+        (said,) = answer.json()["detail"]
+        assert said["msg"] == "a JSON body needs Content-Type: application/json"
 
 
 def sized(size: int) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openclaw_billing.errors import BadRequest
+from openclaw_billing.errors import BadRequest, Unprocessable
 from openclaw_billing.web.strict_json import loads
 
 SAFE_TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -32,7 +32,7 @@ def test_every_ordinary_value_reads_as_it_was_written(value: object, escaped: bo
 def test_any_bytes_are_a_value_or_one_refusal(raw: bytes) -> None:
     try:
         value = loads(raw)
-    except BadRequest:
+    except (BadRequest, Unprocessable):
         return
     json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8")
 
@@ -48,13 +48,8 @@ def test_any_bytes_are_a_value_or_one_refusal(raw: bytes) -> None:
         b'{"a": NaN}',
         b'{"a": Infinity}',
         b'{"a": -Infinity}',
-        b'{"a": 1e999}',
-        b'{"a": -1e999}',
         b'{"a": 1, "a": 2}',
         b'{"x": {"a": 1, "\\u0061": 2}}',
-        b'{"a": 1000000000000000000}',
-        b'{"a": ' + b"9" * 5000 + b"}",
-        b'{"a": 0.' + b"1" * 100 + b"}",
         b"\xef\xbb\xbf{}",
         '{"a": 1}'.encode("utf-16"),
         '{"a": "é"}'.encode("latin-1"),
@@ -75,6 +70,16 @@ def test_what_can_be_read_in_two_ways_is_refused(raw: bytes) -> None:
         loads(raw)
     assert refused.value.code == "malformed_json"
     assert refused.value.detail == "The body is not valid JSON"
+
+
+@pytest.mark.parametrize(
+    "number", ["1e999", "-1e999", "1000000000000000000", "9" * 5000, "0." + "1" * 100, "-" + "9" * 30]
+)
+def test_a_number_without_bounds_is_said_to_be_one(number: str) -> None:
+    with pytest.raises(Unprocessable) as refused:
+        loads(f'{{"a": {number}}}'.encode())
+    assert refused.value.code == "number_out_of_range"
+    assert number not in str(refused.value.detail)
 
 
 def test_the_limits_themselves_are_within() -> None:

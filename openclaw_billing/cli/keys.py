@@ -46,7 +46,9 @@ def issue(
     with opened() as runtime:
         key_text, key = runtime.new_key(client_id, name=name)
         runtime.write_and_wait(accounts.issue_key, client_id, key, actor=ACTOR)
-        show_one({**KeyView.of(key).model_dump(mode="json"), "api_key": key_text}, as_json=as_json)
+        show_one(
+            {**KeyView.of(key, runtime.now()).model_dump(mode="json"), "api_key": key_text}, as_json=as_json
+        )
         say("Save the key now: it is stored nowhere.")
 
 
@@ -61,11 +63,13 @@ def rotate(
 ) -> None:
     """Put a new key in the place of one, and show it, once."""
     with opened() as runtime:
-        old = key_by_id(runtime, client_id, key_id)
+        old = key_by_id(runtime.view, client_id, key_id)
         key_text, key = runtime.new_key(client_id, name=old.name, expires_at=old.expires_at)
         grace = timedelta(seconds=grace_seconds)
         runtime.write_and_wait(accounts.rotate_key, client_id, key_id, new_key=key, grace=grace, actor=ACTOR)
-        show_one({**KeyView.of(key).model_dump(mode="json"), "api_key": key_text}, as_json=as_json)
+        show_one(
+            {**KeyView.of(key, runtime.now()).model_dump(mode="json"), "api_key": key_text}, as_json=as_json
+        )
         say("Save the key now: it is stored nowhere.")
 
 

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from openclaw_billing.contracts import E, HistoryPage, HistoryQuery
+from openclaw_billing.records import AuditEntry, LedgerEntry
+
+PARTS: Mapping[type, str] = MappingProxyType({LedgerEntry: "ledger", AuditEntry: "audit"})
+"""The part of a line that holds entries of a kind."""
+
+
+class LineHistory(ABC):
+    """The history of a store that reads it line by line."""
+
+    @abstractmethod
+    def entries(self, record: type[E], query: HistoryQuery) -> Iterator[tuple[int, E]]:
+        """The entries of that kind that match, newest first, with their positions."""
+
+    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
+        return page_of_history(self.entries(LedgerEntry, query), query)
+
+    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
+        return page_of_history(self.entries(AuditEntry, query), query)
+
+    def walk_ledger(self, query: HistoryQuery) -> Iterator[LedgerEntry]:
+        return _walk(self.entries(LedgerEntry, query), query)
+
+    def walk_audit(self, query: HistoryQuery) -> Iterator[AuditEntry]:
+        return _walk(self.entries(AuditEntry, query), query)
 
 
 def matches(entry: object, query: HistoryQuery) -> bool:
@@ -40,3 +66,7 @@ def page_of_history(newest_first: Iterable[tuple[int, E]], query: HistoryQuery) 
         entries.append(entry)
         positions.append(position)
     return HistoryPage(entries, positions, total, has_more)
+
+
+def _walk(newest_first: Iterable[tuple[int, E]], query: HistoryQuery) -> Iterator[E]:
+    return (entry for position, entry in newest_first if query.before is None or position < query.before)

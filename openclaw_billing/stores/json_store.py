@@ -15,15 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
+from openclaw_billing.contracts import E, Health, HistoryQuery, StoreObserver
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
-from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.checkpoint import Position
 from openclaw_billing.stores.clients_watch import ClientsWatch, shown_seq
 from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
 from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
-from openclaw_billing.stores.history import page_of_history
+from openclaw_billing.stores.history import PARTS, LineHistory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
@@ -47,7 +46,7 @@ ALONE_SECONDS = 1.0
 """How long no other process must have written for that."""
 
 
-class JsonStore(GroupCommit):
+class JsonStore(LineHistory, GroupCommit):
     """See `contracts.Store`. `migrate` makes an operation of a clients file in the seed's own format."""
 
     def __init__(
@@ -89,12 +88,6 @@ class JsonStore(GroupCommit):
         if not replica.appending and replica.end.moved() and not replica.read_on():
             self._resync()
         return replica.loaded.base
-
-    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
-        return page_of_history(self._history("ledger", LedgerEntry, query), query)
-
-    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
-        return page_of_history(self._history("audit", AuditEntry, query), query)
 
     def health(self) -> Health:
         loaded, end = self._replica.loaded, self._replica.end
@@ -370,7 +363,7 @@ class JsonStore(GroupCommit):
             behind = self._replica.bytes_behind
             self._snapshots.consider(quiet=quiet, bytes_behind=behind, bytes_last=self._bytes_last)
 
-    def _history(self, part: str, record: type, query: HistoryQuery) -> Iterator[tuple[int, Any]]:
+    def entries(self, record: type[E], query: HistoryQuery) -> Iterator[tuple[int, E]]:
         replica = self._replica
         if replica.end.fd < 0:
             raise StorageUnavailable
@@ -379,7 +372,7 @@ class JsonStore(GroupCommit):
         with replica.state:
             # A descriptor of our own stays at this segment, whatever is closed meanwhile.
             active, number = (os.dup(replica.end.fd), replica.end.size), replica.loaded.segment
-        return replica.history.entries(active, number, part, record, query)
+        return replica.history.entries(active, number, PARTS[record], record, query)
 
     # Forking
 

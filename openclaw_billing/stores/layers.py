@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from openclaw_billing.contracts import Duplicate, Page, Query
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.schema import TABLES
-from openclaw_billing.stores.tables import Base, BaseTable, oldest_first, page_of
+from openclaw_billing.stores.tables import Base, BaseTable, oldest_first, page_of, walk_of
 
 R = TypeVar("R")
 
@@ -124,6 +124,9 @@ class LayeredTable(Generic[R]):
 
     def page(self, query: Query) -> Page[R]:
         return page_of(self, query, self._spec)
+
+    def walk(self, query: Query) -> Iterator[R]:
+        return walk_of(self, query, self._spec)
 
     def __iter__(self) -> Iterator[R]:
         self._asked.whole.add(self._name)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from openclaw_billing.contracts import Health, HistoryPage, HistoryQuery, StoreObserver
+from openclaw_billing.contracts import E, Health, HistoryQuery, StoreObserver
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
-from openclaw_billing.stores.history import matches, page_of_history, position_of
+from openclaw_billing.stores.history import LineHistory, matches, position_of
 from openclaw_billing.stores.layers import Asked, Layer, LayeredTransaction
 from openclaw_billing.stores.tables import Base
 
@@ -104,12 +104,12 @@ def observed(
         log.exception("The store's observer failed")
 
 
-class MemoryStore(GroupCommit):
+class MemoryStore(LineHistory, GroupCommit):
     def __init__(self, observer: StoreObserver | None = None) -> None:
         super().__init__()
         self.view = Base()
         self._observer = observer
-        self._lines: list[tuple[list[LedgerEntry], list[AuditEntry]]] = []
+        self._lines: list[dict[type, list[Any]]] = []
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -125,29 +125,24 @@ class MemoryStore(GroupCommit):
         assert numbers_are_new(ran, self.view)
         with self._lock:
             ran.batch.publish(self.view)
-            self._lines.extend((layer.ledger, layer.audit) for _, layer in ran.changed)
+            self._lines.extend(
+                {LedgerEntry: layer.ledger, AuditEntry: layer.audit} for _, layer in ran.changed
+            )
         ran.tell()
         return partial(observed, self._observer, len(tickets), time.perf_counter() - begun, ran.changed)
-
-    def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
-        return self._history(0, query)
-
-    def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
-        return self._history(1, query)
 
     def health(self) -> Health:
         return Health(writable=True)
 
-    def _history(self, which: int, query: HistoryQuery) -> HistoryPage[Any]:
+    def entries(self, record: type[E], query: HistoryQuery) -> Iterator[tuple[int, E]]:
         with self._lock:
             lines = list(self._lines)
-        newest_first = (
+        return (
             (position, entry)
             for seq in range(len(lines) - 1, -1, -1)
-            for position, entry in numbered(seq, lines[seq][which])
+            for position, entry in numbered(seq, lines[seq][record])
             if matches(entry, query)
         )
-        return page_of_history(newest_first, query)
 
 
 def numbered(seq: int, entries: list[Any]) -> list[tuple[int, Any]]:

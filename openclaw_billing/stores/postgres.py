@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from openclaw_billing.stores.postgres_guess import Guess, Memory
 from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line, unanswered
 from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql
-from openclaw_billing.stores.postgres_view import Kept, PostgresView, history_page
+from openclaw_billing.stores.postgres_view import Kept, PostgresView, history_page, history_walk
 from openclaw_billing.stores.schema import FILLING, MOVED
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,12 @@ class PostgresStore(GroupCommit):
 
     def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
         return history_page(self._line, "audit", AuditEntry, query)
+
+    def walk_ledger(self, query: HistoryQuery) -> Iterator[LedgerEntry]:
+        return history_walk(self._line, "ledger", query)
+
+    def walk_audit(self, query: HistoryQuery) -> Iterator[AuditEntry]:
+        return history_walk(self._line, "audit", query)
 
     def health(self) -> Health:
         reason = self._line.away

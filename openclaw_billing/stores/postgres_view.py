@@ -130,17 +130,21 @@ class ViewTable(Generic[R]):
         return [unpacked(self.spec.name, row) for (row,) in rows]
 
     def page(self, query: Query) -> Page[R]:
-        name = self.spec.name
         wanted, values = self._wanted(query)
-        [(total,)] = self._line.read(filled("count", name, wanted), values)
-        if query.after is not None:
-            newest, key = quoted_name(self.spec.newest_by), quoted_name(self.spec.primary_key)
-            wanted.append(f"({newest}, {key}) < (%(after_newest)s, %(after_key)s)")
-            values["after_newest"], values["after_key"] = query.after
-        values["limit"] = query.limit + 1
-        rows = self._line.read(filled("page", name, wanted), values)
-        found = [unpacked(name, row) for (row,) in rows]
+        [(total,)] = self._line.read(filled("count", self.spec.name, wanted), values)
+        found = self._rows_behind(query, query.limit + 1)
         return Page(found[: query.limit], total, len(found) > query.limit)
+
+    def walk(self, query: Query) -> Iterator[R]:
+        while True:
+            found = self._rows_behind(query, WALKED_AT_ONCE)
+            yield from found
+            if len(found) < WALKED_AT_ONCE:
+                return
+            last = found[-1]
+            query = dataclasses.replace(
+                query, after=(getattr(last, self.spec.newest_by), self.spec.key_of(last))
+            )
 
     def __iter__(self) -> Iterator[R]:
         after = ""
@@ -152,6 +156,17 @@ class ViewTable(Generic[R]):
             if len(rows) < WALKED_AT_ONCE:
                 return
             after = rows[-1][0]
+
+    def _rows_behind(self, query: Query, limit: int) -> list[R]:
+        """So many rows of the query, newest first, from behind `query.after` on."""
+        name = self.spec.name
+        wanted, values = self._wanted(query)
+        if query.after is not None:
+            newest, key = quoted_name(self.spec.newest_by), quoted_name(self.spec.primary_key)
+            wanted.append(f"({newest}, {key}) < (%(after_newest)s, %(after_key)s)")
+            values["after_newest"], values["after_key"] = query.after
+        rows = self._line.read(filled("page", name, wanted), {**values, "limit": limit})
+        return [unpacked(name, row) for (row,) in rows]
 
     def _read_one(self, key: str) -> R | None:
         rows = self._line.read(sql("get", self.spec.name), {"key": key})
@@ -226,6 +241,37 @@ class PostgresView:
 def history_page(line: Line, name: str, kind: type[E], query: HistoryQuery) -> HistoryPage[E]:
     """A page of the ledger or the audit log."""
     assert record_of(name) is kind
+    wanted, values = _wanted_of_history(name, query)
+    [(total,)] = line.read(filled("count", name, wanted), values)
+    found = _entries_before(line, name, query, query.limit + 1)
+    shown = found[: query.limit]
+    return HistoryPage(
+        [entry for _, entry in shown], [position for position, _ in shown], total, len(found) > query.limit
+    )
+
+
+def history_walk(line: Line, name: str, query: HistoryQuery) -> Iterator[Any]:
+    """All of the ledger or the audit log that is asked for, newest first."""
+    while True:
+        found = _entries_before(line, name, query, WALKED_AT_ONCE)
+        yield from (entry for _, entry in found)
+        if len(found) < WALKED_AT_ONCE:
+            return
+        query = dataclasses.replace(query, before=found[-1][0])
+
+
+def _entries_before(line: Line, name: str, query: HistoryQuery, limit: int) -> list[tuple[int, Any]]:
+    """So many entries of the query, newest first, from before `query.before` on, with their positions."""
+    wanted, values = _wanted_of_history(name, query)
+    if query.before is not None:
+        wanted.append("position < %(before)s")
+        values["before"] = query.before
+    rows = line.read(filled("history", name, wanted), {**values, "limit": limit})
+    return [(row.pop("position"), unpacked(name, row)) for (row,) in rows]
+
+
+def _wanted_of_history(name: str, query: HistoryQuery) -> tuple[list[str], dict[str, Any]]:
+    """The conditions, and their values."""
     wanted, values = [], dict[str, Any]()
     for each in ("client_id", "actor", "action", "kind"):
         value = getattr(query, each)
@@ -234,16 +280,7 @@ def history_page(line: Line, name: str, kind: type[E], query: HistoryQuery) -> H
         known = each in columns_of(name) and keepable(value)
         wanted.append(f"{quoted_name(each)} = %({each})s" if known else "false")
         values[each] = str(value) if known else ""
-    wanted += _between("time", query, values)
-    [(total,)] = line.read(filled("count", name, wanted), values)
-    if query.before is not None:
-        wanted.append("position < %(before)s")
-        values["before"] = query.before
-    values["limit"] = query.limit + 1
-    rows = [row for (row,) in line.read(filled("history", name, wanted), values)]
-    positions = [row.pop("position") for row in rows]
-    entries = [unpacked(name, row) for row in rows[: query.limit]]
-    return HistoryPage(entries, positions[: query.limit], total, len(rows) > query.limit)
+    return [*wanted, *_between("time", query, values)], values
 
 
 def _between(column: str, query: Query | HistoryQuery, values: dict[str, Any]) -> list[str]:

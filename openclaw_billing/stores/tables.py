@@ -56,6 +56,9 @@ class BaseTable(Generic[R]):
     def page(self, query: Query) -> Page[R]:
         return page_of(self, query, self.spec)
 
+    def walk(self, query: Query) -> Iterator[R]:
+        return walk_of(self, query, self.spec)
+
     def __iter__(self) -> Iterator[R]:
         for key in list(self.rows):
             if (row := self.get(key)) is not None:
@@ -152,15 +155,30 @@ def oldest_first(found: list[R], spec: TableSpec) -> list[R]:
 
 def page_of(rows: Any, query: Query, spec: TableSpec) -> Page[Any]:
     """The page that `query` asks for, from rows that can be walked and looked up by index."""
-    owner = query.equals.get("client_id")
-    walk = rows.by("client", owner) if isinstance(owner, str) and "client" in spec.indexes else rows
-    walk = walk if query.within is None else rows.by(*query.within)
-    wanted = [row for row in walk if _matches(row, query, spec)]
+    wanted = list(_wanted(rows, query, spec))
     wanted.sort(key=lambda row: (getattr(row, spec.newest_by), spec.key_of(row)), reverse=True)
     total = len(wanted)
     if query.after is not None:
         wanted = [row for row in wanted if (getattr(row, spec.newest_by), spec.key_of(row)) < query.after]
     return Page(wanted[: query.limit], total, len(wanted) > query.limit)
+
+
+def walk_of(rows: Any, query: Query, spec: TableSpec) -> Iterator[Any]:
+    """The rows behind `query.after`, each looked up when its turn comes: only where they stand is kept."""
+    places = [(getattr(row, spec.newest_by), spec.key_of(row)) for row in _wanted(rows, query, spec)]
+    places.sort(reverse=True)
+    for place in places:
+        if query.after is None or place < query.after:
+            row = rows.get(place[1])
+            if row is not None:
+                yield row
+
+
+def _wanted(rows: Any, query: Query, spec: TableSpec) -> Iterator[Any]:
+    owner = query.equals.get("client_id")
+    walk = rows.by("client", owner) if isinstance(owner, str) and "client" in spec.indexes else rows
+    walk = walk if query.within is None else rows.by(*query.within)
+    return (row for row in walk if _matches(row, query, spec))
 
 
 def _matches(row: object, query: Query, spec: TableSpec) -> bool:

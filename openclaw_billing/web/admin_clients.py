@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -12,32 +14,33 @@ from pydantic import Field
 
 from openclaw_billing import accounts, ledger
 from openclaw_billing.audit import Actor
-from openclaw_billing.contracts import Query, Transaction
+from openclaw_billing.contracts import Query, Transaction, View
 from openclaw_billing.errors import NotFound
-from openclaw_billing.records import CREDITS_MAX, Client, Rate
+from openclaw_billing.records import CREDITS_MAX, Rate
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.usage import standing, standing_of
+from openclaw_billing.usage import standing_of
 from openclaw_billing.web.auth import AdminToken
-from openclaw_billing.web.csv_export import csv_response, wants_csv
 from openclaw_billing.web.cursors import decode_after, encode_after
-from openclaw_billing.web.endpoint import (
-    Cursor,
-    Limit,
-    Since,
-    Until,
-    change,
-    expected_version,
-    operation_id,
-)
-from openclaw_billing.web.etag import etag_of, not_modified
-from openclaw_billing.web.limits import RATE_LIMITED
-from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
+from openclaw_billing.web.described import AS_CSV, CONDITIONAL, TAGGED, refusals
+from openclaw_billing.web.endpoint import change, spent_id_of
+from openclaw_billing.web.etag import tagged, unless_known
+from openclaw_billing.web.far import look
+from openclaw_billing.web.lists import Dated, Listed, Part, PlanName, Words, answered
+from openclaw_billing.web.models import Email, Input, Label, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
-from openclaw_billing.web.views import ClientList, ClientView, NewClientView, client_fields
+from openclaw_billing.web.views import ClientList, ClientView, NewClientView
 
 ClientStatus = Literal["active", "inactive", "all"]
 # Shorter than any secret: the refusal of an unknown plan names it.
 PlanId = Annotated[str, Field(max_length=32)]
+
+
+class ClientFilters(Dated):
+    """Which clients to list."""
+
+    status: ClientStatus = "all"
+    plan: PlanName | None = None
+    q: Words = Field("", description="In name, e-mail or id")
 
 
 class NewClient(Input):
@@ -53,7 +56,7 @@ class ClientChanges(Input):
 
     name: Name | None = None
     email: Email | None = None
-    metadata: dict[Annotated[str, Field(max_length=40)], Line] | None = Field(None, max_length=50)
+    metadata: dict[Label, Line] | None = Field(None, max_length=50)
     rate_limit: RateIn | None = None
 
     @property
@@ -91,18 +94,21 @@ class DeactivationView(Output):
 
 
 def admin_client_routes(runtime: Runtime) -> APIRouter:
-    router = APIRouter(route_class=BillingRoute, tags=["admin"], responses=RATE_LIMITED)
+    router = APIRouter(route_class=BillingRoute, tags=["admin"])
     admin = AdminToken(runtime)
     _create(router, runtime, admin)
     _read(router, runtime, admin)
     _update(router, runtime, admin)
     _credit(router, runtime, admin)
+    _plan(router, runtime, admin)
     _switch(router, runtime, admin)
     return router
 
 
 def _create(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.post("/api/admin/clients", operation_id="createClient", summary="Create a client")
+    @router.post(
+        "/api/admin/clients", operation_id="createClient", summary="Create a client", responses=refusals(409)
+    )
     async def create_client(
         body: NewClient, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> NewClientView:
@@ -133,53 +139,51 @@ def _create(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
 
 def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get(
-        "/api/admin/clients", operation_id="listClients", summary="List clients", response_model=ClientList
+        "/api/admin/clients",
+        operation_id="listClients",
+        summary="List clients",
+        response_model=ClientList,
+        responses=AS_CSV,
     )
     async def list_clients(
         request: Request,
-        status: ClientStatus = "all",
-        plan: Annotated[str | None, QueryParameter(max_length=40)] = None,
-        q: Annotated[str, QueryParameter(max_length=200, description="In name, e-mail or id")] = "",
-        since: Since = None,
-        until: Until = None,
-        limit: Limit = 100,
-        cursor: Cursor = None,
-        format: Literal["json", "csv"] = "json",
+        response: Response,
+        filters: Annotated[ClientFilters, QueryParameter()],
         actor: Actor = Depends(admin),
     ) -> ClientList | Response:
         """Newest first, without keys."""
-        equals: dict[str, str | bool | None] = {} if status == "all" else {"active": status == "active"}
-        query = Query(
-            equals=equals,
-            text=q,
-            text_fields=("name", "email", "client_id"),
-            since=since,
-            until=until,
-            limit=limit,
+        return await answered(
+            runtime,
+            request,
+            response,
+            filters,
+            _listed(runtime, filters),
+            lambda part: ClientList(clients=part.rows, **part.told),
         )
-        scope = f"clients:{plan}"
-        return await runtime.read(lambda: _listed(runtime, request, query, plan, scope, cursor, format))
 
     @router.get(
         "/api/admin/clients/{client_id}",
         operation_id="getClient",
         summary="One client",
         response_model=ClientView,
+        openapi_extra=TAGGED,
     )
     async def get_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> ClientView | Response:
         """The client as of now."""
-        client = _known(runtime, client_id)
-        tag = etag_of(client.version)
-        if not_modified(request, tag):
-            return Response(status_code=304, headers={"ETag": tag})
-        response.headers["ETag"] = tag
-        return _view(runtime, client)
+        view = await look(runtime, lambda: _view(runtime.view, client_id, runtime.now()))
+        return unless_known(request, response, view)
 
 
 def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.patch("/api/admin/clients/{client_id}", operation_id="updateClient", summary="Change a client")
+    @router.patch(
+        "/api/admin/clients/{client_id}",
+        operation_id="updateClient",
+        summary="Change a client",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def update_client(
         client_id: str,
         body: ClientChanges,
@@ -187,8 +191,7 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         response: Response,
         actor: Actor = Depends(admin),
     ) -> ClientView:
-        """Name, e-mail, metadata and rate limit. With `If-Match`, only if nobody changed the client meanwhile."""
-        version = expected_version(request)
+        """Name, e-mail, metadata and rate limit; what is left out stays."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             accounts.update_client(
@@ -198,20 +201,31 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
                 email=body.email,
                 metadata=body.metadata,
                 rate_limit=body.rate,
-                if_version=version,
                 actor=actor,
                 now=now,
             )
             return _shown(tx, client_id, now)
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="update_client"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="update_client",
+            current=partial(_current, client_id),
         )
-        return ClientView.model_validate(reply.body)
+        return tagged(response, ClientView.model_validate(reply.body))
 
 
 def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.put("/api/admin/clients/{client_id}/credits", operation_id="adjustCredits", summary="Add credits")
+    @router.put(
+        "/api/admin/clients/{client_id}/credits",
+        operation_id="adjustCredits",
+        summary="Add credits",
+        openapi_extra=CONDITIONAL,
+    )
     async def adjust_credits(
         client_id: str,
         body: CreditChange,
@@ -220,7 +234,7 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         actor: Actor = Depends(admin),
     ) -> CreditsView:
         """Adds to what the client has; below zero takes away. Each call counts, unless it repeats a key."""
-        spent_id = operation_id(request, actor.name, str(uuid.uuid4()))
+        spent_id = spent_id_of(request, actor.name)
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             done = accounts.adjust_credits(
@@ -235,11 +249,27 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             }
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="adjust_credits"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="adjust_credits",
+            current=partial(_current, client_id),
+            spent_id=spent_id,
         )
         return CreditsView.model_validate(reply.body)
 
-    @router.put("/api/admin/clients/{client_id}/plan", operation_id="changePlan", summary="Change the plan")
+
+def _plan(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
+    @router.put(
+        "/api/admin/clients/{client_id}/plan",
+        operation_id="changePlan",
+        summary="Change the plan",
+        responses=refusals(409),
+        openapi_extra=CONDITIONAL,
+    )
     async def change_plan(
         client_id: str, body: PlanChange, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> ClientView:
@@ -250,13 +280,25 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             return _shown(tx, client_id, now)
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, body=body, name="change_plan"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            body=body,
+            name="change_plan",
+            current=partial(_current, client_id),
         )
-        return ClientView.model_validate(reply.body)
+        return tagged(response, ClientView.model_validate(reply.body))
 
 
 def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
-    @router.delete("/api/admin/clients/{client_id}", operation_id="deactivateClient", summary="Deactivate")
+    @router.delete(
+        "/api/admin/clients/{client_id}",
+        operation_id="deactivateClient",
+        summary="Deactivate",
+        openapi_extra=CONDITIONAL,
+    )
     async def deactivate_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
     ) -> DeactivationView:
@@ -271,12 +313,21 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             return {"client_id": client_id, "status": status, "message": f"Client {name.name} {said}"}
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, name="deactivate_client"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            name="deactivate_client",
+            current=partial(_current, client_id),
         )
         return DeactivationView.model_validate(reply.body)
 
     @router.post(
-        "/api/admin/clients/{client_id}/reactivate", operation_id="reactivateClient", summary="Reactivate"
+        "/api/admin/clients/{client_id}/reactivate",
+        operation_id="reactivateClient",
+        summary="Reactivate",
+        openapi_extra=CONDITIONAL,
     )
     async def reactivate_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
@@ -288,51 +339,61 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             return _shown(tx, client_id, now)
 
         reply = await change(
-            runtime, request, response, operation, principal=actor.name, name="reactivate_client"
+            runtime,
+            request,
+            response,
+            operation,
+            principal=actor.name,
+            name="reactivate_client",
+            current=partial(_current, client_id),
         )
-        return ClientView.model_validate(reply.body)
+        return tagged(response, ClientView.model_validate(reply.body))
 
 
-def _listed(
-    runtime: Runtime,
-    request: Request,
-    query: Query,
-    plan: str | None,
-    scope: str,
-    cursor: str | None,
-    format: str,
-) -> ClientList | Response:
-    view, now = runtime.view, runtime.now()
-    page = accounts.page_of_clients(view, decode_after(cursor, scope, query), plan_id=plan)
-    shown = [ClientView.of(client, standing_of(view, account, now)) for client, account in page.rows]
-    if format == "csv" or wants_csv(request):
-        return csv_response(
-            "clients", list(ClientView.model_fields), [each.model_dump(mode="json") for each in shown]
-        )
-    last = page.rows[-1][0] if page.has_more else None
-    return ClientList(
-        clients=shown,
-        total=page.total,
-        next_cursor=None if last is None else encode_after(last.created_at, last.client_id, scope, query),
-        has_more=page.has_more,
+def _listed(runtime: Runtime, filters: ClientFilters) -> Listed[ClientView]:
+    query = Query(
+        equals={} if filters.status == "all" else {"active": filters.status == "active"},
+        text=filters.q,
+        text_fields=("name", "email", "client_id"),
+        since=filters.since,
+        until=filters.until,
+        limit=filters.page_length,
     )
+    scope = f"clients:{filters.plan}"
+    placed = decode_after(filters.cursor, scope, query)
+    now = runtime.now()
+
+    def page() -> Part[ClientView]:
+        found = accounts.page_of_clients(runtime.view, placed, plan_id=filters.plan)
+        last = found.rows[-1][0] if found.has_more else None
+        return Part(
+            [
+                ClientView.of(client, standing_of(runtime.view, account, now))
+                for client, account in found.rows
+            ],
+            found.total,
+            None if last is None else encode_after(last.created_at, last.client_id, scope, query),
+        )
+
+    def walk() -> Iterator[ClientView]:
+        for client, account in accounts.walk_of_clients(runtime.view, placed, plan_id=filters.plan):
+            yield ClientView.of(client, standing_of(runtime.view, account, now))
+
+    return Listed("clients", ClientView, page, walk)
 
 
-def _known(runtime: Runtime, client_id: str) -> Client:
-    client: Client | None = runtime.view.clients.get(client_id)
+def _view(rows: View | Transaction, client_id: str, now: datetime) -> ClientView:
+    client, account = rows.clients.get(client_id), rows.accounts.get(client_id)
     if client is None:
         raise NotFound("Client")
-    return client
+    assert account is not None
+    return ClientView.of(client, standing_of(rows, account, now))
 
 
-def _view(runtime: Runtime, client: Client) -> ClientView:
-    return ClientView.of(client, standing(runtime.view, client.client_id, runtime.now()))
+def _current(client_id: str, tx: Transaction, now: datetime) -> ClientView:
+    return _view(tx, client_id, now)
 
 
 def _shown(tx: Transaction, client_id: str, now: datetime) -> dict[str, object]:
-    client = tx.clients.get(client_id)
-    assert client is not None
-    account = ledger.touch(tx, client_id, now)
-    return ClientView.model_validate(client_fields(client, standing_of(tx, account, now))).model_dump(
-        mode="json"
-    )
+    ledger.touch(tx, client_id, now)
+    return _view(tx, client_id, now).model_dump(mode="json")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Query as QueryParameter
 from pydantic import Field
 
 from openclaw_billing import inbox, subscriptions
@@ -16,8 +18,10 @@ from openclaw_billing.stripe_records import InboxStatus, StripeEvent
 from openclaw_billing.usage import standing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
-from openclaw_billing.web.endpoint import Cursor, Limit, change
+from openclaw_billing.web.described import refusals
+from openclaw_billing.web.endpoint import change
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import Filters
 from openclaw_billing.web.models import Input, Moment, Output
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.subscription import paying
@@ -46,6 +50,12 @@ class StripeEventView(Output):
     @classmethod
     def of(cls, event: StripeEvent) -> StripeEventView:
         return cls(**{name: getattr(event, name) for name in cls.model_fields})
+
+
+class EventFilters(Filters):
+    """Which events to list."""
+
+    status: InboxStatus | None = None
 
 
 class StripeEventList(Output):
@@ -107,14 +117,12 @@ def admin_stripe_routes(runtime: Runtime) -> APIRouter:
 def _inbox(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get("/api/admin/stripe/events", operation_id="listStripeEvents", summary="The inbox")
     async def list_stripe_events(
-        status: InboxStatus | None = None,
-        limit: Limit = 100,
-        cursor: Cursor = None,
-        actor: Actor = Depends(admin),
+        filters: Annotated[EventFilters, QueryParameter()], actor: Actor = Depends(admin)
     ) -> StripeEventList:
         """Every Stripe event of the last weeks, newest first."""
-        equals = {} if status is None else {"status": status.value}
-        query = decode_after(cursor, "stripe_events", Query(equals=equals, limit=limit))
+        equals = {} if filters.status is None else {"status": filters.status.value}
+        asked = Query(equals=equals, limit=filters.page_length)
+        query = decode_after(filters.cursor, "stripe_events", asked)
         page = await runtime.read(lambda: runtime.view.stripe_events.page(query))
         last = page.rows[-1] if page.has_more else None
         return StripeEventList(
@@ -147,6 +155,7 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         "/api/admin/stripe/events/{event_id}/replay",
         operation_id="replayStripeEvent",
         summary="Apply an event once more",
+        responses=refusals(409),
     )
     async def replay_stripe_event(
         event_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
@@ -164,6 +173,7 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         "/api/admin/stripe/events/{event_id}/attach",
         operation_id="attachStripeEvent",
         summary="Say whose customer an orphaned event is about",
+        responses=refusals(409),
     )
     async def attach_stripe_event(
         event_id: str, body: Attachment, request: Request, response: Response, actor: Actor = Depends(admin)
@@ -194,6 +204,7 @@ def _subscription(router: APIRouter, runtime: Runtime, admin: AdminToken) -> Non
         "/api/admin/clients/{client_id}/subscription",
         operation_id="cancelSubscriptionNow",
         summary="End a subscription at once",
+        responses=refusals(409, 502),
     )
     async def cancel_subscription_now(client_id: str, actor: Actor = Depends(admin)) -> SubscriptionView:
         """No money is given back; the client is on the free plan afterwards."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request, Response
 from fastapi.security import APIKeyHeader
 
-from openclaw_billing import accounts
+from openclaw_billing import accounts, keyring
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import View
 from openclaw_billing.errors import AdminDisabled, BadRequest, BillingError, KeyRejected, TokenRejected
@@ -20,11 +21,14 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.stores.postgres import PostgresStore
 from openclaw_billing.web.far import far_store
 from openclaw_billing.web.limits import ADDRESS_FIELD, RATE_FIELDS, Attempt, ClientGate
+from openclaw_billing.web.reasons import Reasons
 from openclaw_billing.web.route import FIELDS, LimitedRequest
 
 HEADER_BYTES_MAX = 512
 # FastAPI hands in the response that it will send; who calls a dependency by hand has none.
 _NONE: Any = None
+
+_reasons = Reasons()
 
 
 def header(request: Request, name: bytes) -> str | None:
@@ -48,7 +52,15 @@ def key_of(runtime: Runtime, key_text: str, view: View | None = None) -> tuple[C
     """The client and the key that this text is, if both are active now, or were in that view."""
     if not is_key_shape(key_text):
         return None
-    return accounts.authenticate(view or runtime.view, runtime.peppers.digests(key_text), runtime.now())
+    view, now = view or runtime.view, runtime.now()
+    key = keyring.key_with(view, runtime.peppers.digests(key_text))
+    if key is None:
+        return None
+    client = keyring.owner_of(view, key, now)
+    if client is None:
+        _reasons.tell(key, keyring.key_outcome(view, key, now), now)
+        return None
+    return client, key
 
 
 class ClientKey(APIKeyHeader):
@@ -203,7 +215,11 @@ class AdminToken(APIKeyHeader):
             raise BadRequest(
                 "Send the token in the X-Auth-Token header, never in the address", code="key_in_query"
             )
-        return request.query_params.get("token")
+        named = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        # Taken out: it is nobody's filter, and belongs in no link and no log.
+        others = [(name, value) for name, value in named if name != "token"]
+        request.scope["query_string"] = urlencode(others).encode()
+        return next((value for name, value in named if name == "token"), None)
 
 
 def actor_of(request: Request, name: str) -> Actor:

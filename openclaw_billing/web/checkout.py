@@ -20,6 +20,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.stripe_facts import PriceFact
 from openclaw_billing.stripe_records import Checkout, CheckoutState
 from openclaw_billing.web.auth import ClientKey
+from openclaw_billing.web.described import refusals
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Amount, Input, Moment, Output
 from openclaw_billing.web.redirects import ADDRESS_LENGTH_MAX, redirect, with_session
@@ -98,7 +99,12 @@ def checkout_routes(runtime: Runtime) -> APIRouter:
 
 
 def _create(router: APIRouter, runtime: Runtime) -> None:
-    @router.post("/api/billing/checkout", operation_id="createCheckout", summary="Pay for a plan or a pack")
+    @router.post(
+        "/api/billing/checkout",
+        operation_id="createCheckout",
+        summary="Pay for a plan or a pack",
+        responses=refusals(404, 409, 502),
+    )
     async def create_checkout(
         plan_id: Annotated[str | None, QueryParameter(max_length=40)] = None,
         plan: Annotated[str | None, QueryParameter(max_length=40, description="The same")] = None,
@@ -122,7 +128,12 @@ def _create(router: APIRouter, runtime: Runtime) -> None:
 
 
 def _read(router: APIRouter, runtime: Runtime) -> None:
-    @router.get("/api/billing/checkout/{session_id}", operation_id="getCheckout", summary="What became of it")
+    @router.get(
+        "/api/billing/checkout/{session_id}",
+        operation_id="getCheckout",
+        summary="What became of it",
+        responses=refusals(502),
+    )
     async def get_checkout(session_id: str, client: Client = Depends(ClientKey(runtime))) -> SessionView:
         """For the page that Stripe sends the visitor back to: what was paid is applied now, as by its event."""
         found = runtime.view.checkouts.by("session", session_id)
@@ -143,7 +154,12 @@ def _read(router: APIRouter, runtime: Runtime) -> None:
 
 
 def _packs(router: APIRouter, runtime: Runtime) -> None:
-    @router.get("/api/billing/packs", operation_id="listPacks", summary="Packs of credits on sale")
+    @router.get(
+        "/api/billing/packs",
+        operation_id="listPacks",
+        summary="Packs of credits on sale",
+        responses=refusals(502, 503),
+    )
     async def list_packs(response: Response) -> PackList:
         """Public, like the plans. Without Stripe there are none."""
         found = [] if runtime.stripe is None else await runtime.stripe.packs()

@@ -11,37 +11,36 @@ from itertools import islice
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from openclaw_billing.clock import Clock, SystemClock
+from openclaw_billing.clock import Clock
 
 ROWS_A_CHUNK = 200
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
-def wants_csv(request: Request) -> bool:
-    """Whether the caller accepts `text/csv` and names it before JSON."""
+def wants_csv(request: Request, asked: str | None = None) -> bool:
+    """Whether the caller asked for `csv`; without a word of that, whether it accepts it and names it before JSON."""
+    if asked is not None:
+        return asked == "csv"
     accepted = [
         part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")
     ]
     return "text/csv" in accepted and "application/json" not in accepted[: accepted.index("text/csv")]
 
 
-def csv_response(
-    name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]], *, clock: Clock | None = None
-) -> StreamingResponse:
-    """The rows as a file to keep, with the JSON names as its first row."""
-    today = (clock or SystemClock()).now().date()
+def csv_response(name: str, chunks: Iterable[bytes], *, clock: Clock) -> StreamingResponse:
+    """The file, written as its pieces come, under a name with the day."""
     return StreamingResponse(
-        csv_chunks(columns, rows),
+        chunks,
         media_type="text/csv; charset=utf-8",
         headers={
-            "Content-Disposition": f'attachment; filename="openclaw-{name}-{today}.csv"',
+            "Content-Disposition": f'attachment; filename="openclaw-{name}-{clock.now().date()}.csv"',
             "Vary": "Accept",
         },
     )
 
 
 def csv_chunks(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> Iterator[bytes]:
-    """The file in pieces of a few hundred rows."""
+    """The file in pieces of a few hundred rows, with the JSON names as its first row."""
     yield _lines([list(columns)])
     remaining = iter(rows)
     while chunk := list(islice(remaining, ROWS_A_CHUNK)):

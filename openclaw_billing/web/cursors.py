@@ -13,6 +13,7 @@ from openclaw_billing.errors import BadRequest
 
 DIGEST_BYTES = 8
 CURSOR_LENGTH_MAX = 500
+POSITION_DIGITS_MAX = 18
 
 
 def encode_after(created_at: datetime, key: str, scope: str, query: Query) -> str:
@@ -28,8 +29,11 @@ def decode_after(cursor: str | None, scope: str, query: Query) -> Query:
     """
     if cursor is None:
         return query
-    moment, _, key = decode(cursor, _filters(scope, query)).partition(" ")
-    return replace(query, after=(datetime.fromisoformat(moment), key))
+    place = decode(cursor, _filters(scope, query))
+    try:
+        return replace(query, after=_after(place))
+    except ValueError as error:
+        raise _unknown() from error
 
 
 def encode_position(position: int, scope: str, query: HistoryQuery) -> str:
@@ -45,7 +49,10 @@ def decode_position(cursor: str | None, scope: str, query: HistoryQuery) -> Hist
     """
     if cursor is None:
         return query
-    return replace(query, before=int(decode(cursor, _history_filters(scope, query))))
+    place = decode(cursor, _history_filters(scope, query))
+    if not place.isdecimal() or len(place) > POSITION_DIGITS_MAX:
+        raise _unknown()
+    return replace(query, before=int(place))
 
 
 def encode(place: str, filters: str) -> str:
@@ -71,7 +78,20 @@ def decode(cursor: str, filters: str) -> str:
             raise ValueError("not of these filters")
         return place.decode()
     except ValueError as error:
-        raise BadRequest("The cursor is not of this list", code="unknown_cursor") from error
+        raise _unknown() from error
+
+
+def _unknown() -> BadRequest:
+    return BadRequest("The cursor is not of this list", code="unknown_cursor")
+
+
+def _after(place: str) -> tuple[datetime, str]:
+    """Anybody can make a cursor whose digest is right: it says where to go on, if it says that at all."""
+    moment, blank, key = place.partition(" ")
+    at = datetime.fromisoformat(moment)
+    if not blank or at.tzinfo is None or not key.isprintable():
+        raise ValueError("not a place in a list")
+    return at, key
 
 
 def _digest(place: bytes, filters: str) -> bytes:

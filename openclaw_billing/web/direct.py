@@ -19,7 +19,7 @@ from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from openclaw_billing.web.route import FIELDS, BillingRoute, LimitedRequest, finish, refused
+from openclaw_billing.web.route import FIELDS, IF_MATCH, BillingRoute, LimitedRequest, finish, refused
 
 _JSON = b"application/json"
 
@@ -69,7 +69,7 @@ class DirectRoute(BillingRoute):
         headers = scope["headers"]
         fields = dict(headers)
         # A field that is given twice is looked at more closely than is needed for the others.
-        if len(fields) != len(headers) or fields.get(b"content-type") != _JSON:
+        if len(fields) != len(headers) or fields.get(b"content-type") != _JSON or IF_MATCH in fields:
             return False
         scope[FIELDS] = fields
         return True
@@ -87,12 +87,12 @@ class DirectRoute(BillingRoute):
             content, own = await self._plan.call(request)
         except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
             response = refused(error, request.request_id)
-            finish(response.raw_headers, request)
+            finish(response.raw_headers, scope, request.request_id)
             self.count(response.status_code)
             await response(scope, receive, send)
             return
         headers = [(b"content-length", b"%d" % len(content)), _JSON_FIELD, *own]
-        finish(headers, request)
+        finish(headers, scope, request.request_id)
         self.count(self._status)
         await send({"type": "http.response.start", "status": self._status, "headers": headers})
         await send({"type": "http.response.body", "body": content})

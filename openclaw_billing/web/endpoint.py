@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, TypeVar
+from functools import partial
+from urllib.parse import quote
 
-from fastapi import Query as QueryParameter
 from fastapi import Request, Response
 from pydantic import BaseModel
 
 from openclaw_billing import replies
 from openclaw_billing.contracts import Transaction
-from openclaw_billing.errors import BadRequest, StaleVersion
+from openclaw_billing.errors import BadRequest
 from openclaw_billing.replies import Asked, Reply
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import header
-
-T = TypeVar("T")
+from openclaw_billing.web.etag import condition_of
 
 IDEMPOTENCY_KEY_MAX = 255
-PAGE_MAX = 1000
-
-Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="Rows a page, 1 to 1000")]
-Cursor = Annotated[str | None, QueryParameter(max_length=500, description="`next_cursor` of the page before")]
-Since = Annotated[datetime | None, QueryParameter(alias="from", description="From this moment on (RFC 3339)")]
-Until = Annotated[datetime | None, QueryParameter(alias="to", description="Before this moment (RFC 3339)")]
 
 
 def asked_of(request: Request, principal: str, body: BaseModel | None) -> Asked | None:
@@ -54,12 +49,26 @@ async def change(
     principal: str,
     body: BaseModel | None = None,
     name: str,
+    current: Callable[[Transaction, datetime], BaseModel] | None = None,
+    spent_id: str = "",
 ) -> Reply:
-    """Make one durable change, once under its Idempotency-Key, and say so where it was made before."""
+    """Make one durable change, once under its Idempotency-Key, and say so where it was made before.
+
+    `current` is what changes, as its GET would show it, for callers who name it in `If-Match`. `spent_id` is what
+    the operation spends, if it does: that is remembered for longer than a day.
+    """
     asked = asked_of(request, principal, body)
+    check = condition_of(request)
 
     def run(tx: Transaction, *, now: datetime) -> Reply:
-        return replies.once(tx, asked, lambda inner: operation(inner, now), now=now)
+        def checked(inner: Transaction) -> Mapping[str, object]:
+            if current is not None:
+                check(partial(current, inner, now))
+            return operation(inner, now)
+
+        spent = bool(spent_id) and tx.spent.get(spent_id) is not None
+        reply = replies.once(tx, asked, checked, now=now)
+        return replace(reply, replayed=reply.replayed or spent)
 
     run.__name__ = name
     reply = await runtime.write(run)
@@ -68,22 +77,12 @@ async def change(
     return reply
 
 
-def expected_version(request: Request) -> int | None:
-    """The version that `If-Match` names.
-
-    Raises:
-        StaleVersion: it names none of ours.
-    """
-    tag = header(request, b"if-match")
-    if tag is None or tag == "*":
-        return None
-    text = tag.strip().strip('"')
-    if not text.isdigit():
-        raise StaleVersion
-    return int(text)
+def spent_id_of(request: Request, principal: str) -> str:
+    """The id that a change of credits spends for ever: of the caller's Idempotency-Key, or made for this call."""
+    asked = asked_of(request, principal, None)
+    return f"adjust:{uuid.uuid4() if asked is None else asked.digest}"
 
 
-def operation_id(request: Request, principal: str, made: str) -> str:
-    """The id a change of credits is remembered by for ever: the caller's own, or one made for this call."""
-    key = header(request, b"idempotency-key")
-    return f"adjust:{principal}:{request.scope['path']}:{key}" if key else f"adjust:{made}"
+def address_of(request: Request) -> str:
+    """The path that was asked for, as it is written: which scheme and host the caller used, a proxy knows better."""
+    return quote(request.scope["path"])

@@ -13,8 +13,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.limits import Attempt
 from openclaw_billing.web.paths import OwnPaths, path_of
-from openclaw_billing.web.problems import problem
-from openclaw_billing.web.route import request_id_of
+from openclaw_billing.web.route import turned_away
 
 POLICY_VIOLATION = 1008
 TOKEN_BYTES_MAX = 512
@@ -100,6 +99,4 @@ async def _refuse(error: BillingError, scope: Scope, receive: Receive, send: Sen
         await receive()
         await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": str(error.detail)})
         return
-    response = problem(error, request_id_of(scope))
-    response.headers["Cache-Control"] = "no-store"
-    await response(scope, receive, send)
+    await turned_away(error, scope)(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import Request
 from starlette.types import Scope
@@ -18,6 +18,7 @@ from openclaw_billing.metrics import DEGRADED, RATE_REFUSALS, REFUSALS
 from openclaw_billing.records import Client, Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.values import Proxies
+from openclaw_billing.web.problems import MEDIA_TYPE
 
 RATE_FIELDS = "openclaw.rate"
 """Where a request's scope keeps the header fields that its answer shall have."""
@@ -27,15 +28,18 @@ LOG_SECONDS = 60.0
 NUMBER_MAX = 1 << 62
 
 Fields = list[tuple[bytes, bytes]]
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 log = logging.getLogger("openclaw_billing")
 
 _DEGRADED = (b"x-ratelimit-degraded", b"1")
 
-RATE_LIMITED: dict[int | str, dict[str, Any]] = {
+PROBLEM = {"$ref": "#/components/schemas/BillingProblem"}
+"""The schema of a refusal in the OpenAPI document."""
+RATE_LIMITED: Responses = {
     429: {
-        "description": "Called too often, or too many wrong keys or tokens came from this address. "
-        "It costs no credit; `Retry-After` says when to come again.",
+        "description": "Called too often, or too many wrong keys or tokens came from this address: `rate_limited`, with "
+        "`violated-policies`. It costs no credit; `Retry-After` says when to come again",
         "headers": {
             name: {"description": told, "schema": {"type": kind}}
             for name, told, kind in (
@@ -44,19 +48,7 @@ RATE_LIMITED: dict[int | str, dict[str, Any]] = {
                 ("RateLimit-Policy", "Each limit: `q` calls in `w` seconds, `burst` at once", "string"),
             )
         },
-        "content": {
-            "application/problem+json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "detail": {"type": "string"},
-                        "code": {"type": "string", "const": "rate_limited"},
-                        "violated-policies": {"type": "array", "items": {"type": "string"}},
-                        "request_id": {"type": "string"},
-                    },
-                }
-            }
-        },
+        "content": {MEDIA_TYPE: {"schema": PROBLEM}},
     }
 }
 

@@ -26,8 +26,10 @@ from pydantic_core import CoreSchema, core_schema
 from openclaw_billing.records import COST_USD_MICROS_MAX, Rate
 from openclaw_billing.text import EMAIL_LENGTH_MAX, clean_email, clean_text
 from openclaw_billing.values import BURST_MAX, PER_MINUTE_MAX, PER_SECOND_MAX, checked_rate
+from openclaw_billing.web.examples import exemplified
 
 NAME_LENGTH_MAX = 200
+LABEL_LENGTH_MAX = 40
 LINE_LENGTH_MAX = 200
 REASON_LENGTH_MAX = 500
 DESCRIPTION_LENGTH_MAX = 10_000
@@ -40,13 +42,15 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[
 class Input(BaseModel):
     """What a caller sends: exact types, and no field that we do not know."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=exemplified
+    )
 
 
 class Output(BaseModel):
     """What we answer."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_extra=exemplified)
 
     @model_validator(mode="before")
     @classmethod
@@ -185,7 +189,7 @@ def _moment(value: object) -> object:
             return value.astimezone(UTC)
     except (ValueError, OverflowError):
         pass  # A thirteenth month, or a moment that is beyond the calendar once in UTC.
-    raise ValueError("it must be a moment with its offset, such as 2026-02-19T10:30:00+00:00")
+    raise ValueError("it must be a moment with its offset, such as 2026-02-19T10:30:00Z")
 
 
 def _written(value: object) -> object:
@@ -217,6 +221,7 @@ DollarsIn: TypeAlias = Annotated[
 """An amount of dollars as a JSON number, to be stored through `micros_of`."""
 
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX), _text(NAME_LENGTH_MAX)]
+Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH_MAX), _text(LABEL_LENGTH_MAX)]
 Line: TypeAlias = Annotated[str, Field(min_length=1, max_length=LINE_LENGTH_MAX), _text(LINE_LENGTH_MAX)]
 Reason: TypeAlias = Annotated[
     str, Field(min_length=1, max_length=REASON_LENGTH_MAX), _text(REASON_LENGTH_MAX)

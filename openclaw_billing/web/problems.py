@@ -50,11 +50,11 @@ def validation_problem(error: RequestValidationError) -> Response:
     """What is wrong with each field, in FastAPI's shape: never the input, and never more than 2 KB."""
     kept: list[dict[str, object]] = []
     for each in error.errors():
-        shown: dict[str, object] = {
-            "loc": _place(each["loc"]),
-            "msg": _message(each["msg"]),
-            "type": str(each["type"]),
-        }
+        message, kind = _message(each["msg"]), str(each["type"])
+        if each["loc"] == ("body",) and isinstance(each.get("input"), bytes):
+            # So FastAPI tells of a body that it did not even read.
+            message, kind = "a JSON body needs Content-Type: application/json", "content_type"
+        shown: dict[str, object] = {"loc": _place(each["loc"]), "msg": message, "type": kind}
         if kept and len(json.dumps([*kept, shown])) > VALIDATION_BYTES_MAX - 64:
             break
         kept.append(shown)

@@ -7,8 +7,11 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from openclaw_billing.errors import StartupError
+from fastapi import Request
+
+from openclaw_billing.errors import BillingError, StartupError
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.auth import AdminToken
 
 FREE_BYTES_MIN = 64 << 20
 
@@ -19,21 +22,28 @@ class Readiness:
     body: dict[str, Any]
 
 
-async def readiness(runtime: Runtime) -> Readiness:
-    """Asks the store, the disk and the secrets; never a remote service."""
-    return await runtime.read(lambda: _readiness(runtime))
+async def readiness(runtime: Runtime, request: Request) -> Readiness:
+    """Asks the store, the disk and the secrets; never a remote service. What it says beyond yes or no is for admins."""
+    ready, status, details = await runtime.read(lambda: _readiness(runtime))
+    return Readiness(ready, {"status": status, **(details if _is_admins(runtime, request) else {})})
 
 
-def _readiness(runtime: Runtime) -> Readiness:
+def _is_admins(runtime: Runtime, request: Request) -> bool:
+    try:
+        return runtime.admin_enabled and AdminToken(runtime).identify(request) is not None
+    except (BillingError, StartupError):
+        # Whoever asks with an old token, or too often, still hears whether changes can be made.
+        return False
+
+
+def _readiness(runtime: Runtime) -> tuple[bool, str, dict[str, Any]]:
     try:
         health = runtime.store.health()
     except StartupError:
-        return Readiness(False, {"status": "unavailable", "reason": "the store cannot be opened"})
+        return False, "unavailable", {"reason": "the store cannot be opened"}
     if not health.writable:
-        return Readiness(False, {"status": "read-only", "reason": "changes are refused"})
+        return False, "read-only", {"reason": health.reason}
     warnings = []
-    if not runtime.admin_enabled:
-        warnings.append("admin API disabled")
     if runtime.limits.degraded:
         warnings.append("Redis is away: each gateway lets in its part of the rates")
     if "foreign_file" in health.details:
@@ -44,4 +54,4 @@ def _readiness(runtime: Runtime) -> Readiness:
     with contextlib.suppress(FileNotFoundError):
         if shutil.disk_usage(runtime.settings.data_dir).free < FREE_BYTES_MIN:
             warnings.append("less than 64 MiB free on the disk")
-    return Readiness(True, {"status": "ready", "warnings": warnings})
+    return True, "ready", {"warnings": warnings}

@@ -18,13 +18,22 @@ from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import Counter
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from openclaw_billing.errors import CorruptStore, JobRefused, StorageUnavailable, TooLarge, TooSlow
+from openclaw_billing.errors import (
+    BadRequest,
+    CorruptStore,
+    JobRefused,
+    StorageUnavailable,
+    TooLarge,
+    TooSlow,
+)
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
+from openclaw_billing.web.described import INVALID, describe
 from openclaw_billing.web.limits import RATE_FIELDS
 from openclaw_billing.web.problems import internal_error, problem, validation_problem
 
@@ -35,11 +44,16 @@ CLIENT_CLOSED = 499
 FIELDS = "openclaw.fields"
 """Where a request's scope keeps its header fields by name, when none of them is given twice."""
 
+IF_MATCH = b"if-match"
+
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger("openclaw_billing")
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# Nothing that may be a secret, which somebody has put into the wrong field: the id is answered, logged and kept.
+_REQUEST_ID = re.compile(
+    rb"(?!.*(?:oc_(?:live|test|admin)_\w|[sr]k_(?:live|test)_\w|whsec_\w)|[0-9A-Fa-f]{64})[A-Za-z0-9._-]{1,64}"
+)
 _NO_STORE = (b"cache-control", b"no-store")
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 # What is left of a refused body would be read as the next request.
@@ -58,7 +72,9 @@ class BillingRoute(APIRoute):
             options["strict_content_type"] = True
         # One counter for each status that was answered, so that none is looked up by its labels again.
         self._counters: dict[int, Counter] = {}
+        options["responses"] = INVALID | (options.get("responses") or {})
         super().__init__(path, endpoint, **options)
+        self.ignores_conditions = describe(self)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -72,10 +88,13 @@ class BillingRoute(APIRoute):
         """What `handle` answers to the request under our limits, or our shape of its refusal."""
         limited = LimitedRequest(request.scope, request.receive, self.body_bytes_max, self.body_seconds_max)
         try:
+            if self.ignores_conditions and any(name == IF_MATCH for name, _ in request.scope["headers"]):
+                # Whoever names a condition relies on it.
+                raise BadRequest("If-Match has no meaning here", code="if_match_unsupported")
             response = await handle(limited)
         except Exception as error:  # noqa: BLE001 - the outermost edge: every error has its answer here
             response = refused(error, limited.request_id)
-        finish(response.raw_headers, limited)
+        finish(response.raw_headers, limited.scope, limited.request_id)
         self.count(response.status_code)
         return response
 
@@ -86,6 +105,14 @@ class BillingRoute(APIRoute):
             counter = REQUESTS.labels(self.operation_id or self.name, str(status))
             self._counters[status] = counter
         counter.inc()
+
+
+def turned_away(error: HTTPException, scope: Scope) -> Response:
+    """The answer to a request that no route of ours took: shaped like those of our routes."""
+    request_id = request_id_of(scope)
+    response = problem(error, request_id)
+    finish(response.raw_headers, scope, request_id)
+    return response
 
 
 def refused(error: Exception, request_id: str) -> Response:
@@ -145,6 +172,11 @@ class LimitedRequest(Request):
                 except TimeoutError:
                     raise TooSlow(headers=_CLOSE) from None
         return self._whole
+
+    @property
+    def query_params(self) -> QueryParams:
+        """Read anew each time: a token is taken out of the address when it was looked at."""
+        return QueryParams(self.scope["query_string"])
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         yield await self.body()
@@ -212,10 +244,10 @@ def request_id_of(scope: Scope) -> str:
     return f"{random.getrandbits(64):016x}"
 
 
-def finish(headers: list[tuple[bytes, bytes]], request: LimitedRequest) -> None:
+def finish(headers: list[tuple[bytes, bytes]], scope: Scope, request_id: str) -> None:
     """Add what every answer of ours says."""
-    headers.extend(request.scope.get(RATE_FIELDS, ()))
+    headers.extend(scope.get(RATE_FIELDS, ()))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append(_NO_STORE)
     headers.append(_NO_SNIFF)
-    headers.append((b"x-request-id", request.request_id.encode("ascii")))
+    headers.append((b"x-request-id", request_id.encode("ascii")))

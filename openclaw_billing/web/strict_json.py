@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from openclaw_billing.errors import BadRequest
+from openclaw_billing.errors import BadRequest, Unprocessable
 
 DEPTH_MAX = 32
 INTEGER_DIGITS_MAX = 18
@@ -24,7 +24,8 @@ def loads(raw: bytes) -> object:
     """The one value that the body holds.
 
     Raises:
-        BadRequest: it is not UTF-8 JSON, or has doubled names, surrogates, or boundless numbers and depths.
+        BadRequest: it is not UTF-8 JSON, or has doubled names, surrogates, or boundless depths.
+        Unprocessable: a number in it is boundless.
     """
     try:
         _check_depth(raw)
@@ -37,9 +38,17 @@ def loads(raw: bytes) -> object:
         if rb"\ud" in raw or rb"\uD" in raw:
             # An escaped half of a character parses, and then cannot be written anywhere.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except _Boundless as error:
+        raise Unprocessable(
+            "A number in the body is out of range, or has too many digits", code="number_out_of_range"
+        ) from error
     except (ValueError, StopIteration, RecursionError) as error:
         raise BadRequest("The body is not valid JSON", code="malformed_json") from error
     return value
+
+
+class _Boundless(ValueError):
+    """JSON knows no largest number; we do."""
 
 
 def _check_depth(raw: bytes) -> None:
@@ -55,14 +64,14 @@ def _check_depth(raw: bytes) -> None:
 
 def _integer(text: str) -> int:
     if len(text) - text.startswith("-") > INTEGER_DIGITS_MAX:
-        raise ValueError("too many digits")
+        raise _Boundless
     return int(text)
 
 
 def _float(text: str) -> float:
     value = float(text)
     if len(text) > FLOAT_LENGTH_MAX or not math.isfinite(value):
-        raise ValueError("too many digits")
+        raise _Boundless
     return value
 
 

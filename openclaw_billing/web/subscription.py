@@ -24,7 +24,9 @@ from openclaw_billing.stripe_facts import InvoiceFact
 from openclaw_billing.stripe_records import Invoice
 from openclaw_billing.web.auth import ClientKey
 from openclaw_billing.web.checkout import Address, Interval, PlanName
+from openclaw_billing.web.described import refusals
 from openclaw_billing.web.limits import RATE_LIMITED
+from openclaw_billing.web.lists import QueryFields
 from openclaw_billing.web.models import Amount, Input, Moment, Output
 from openclaw_billing.web.redirects import redirect
 from openclaw_billing.web.route import BillingRoute
@@ -83,6 +85,14 @@ class InvoiceView(Output):
             invoice_pdf=invoice.invoice_pdf,
             subscription_id=invoice.subscription_id,
         )
+
+
+class InvoiceFilters(QueryFields):
+    """Which invoices to list, by Stripe's own cursor."""
+
+    limit: int = Field(20, ge=1, le=100)
+    starting_after: str | None = Field(None, max_length=255)
+    status: InvoiceStatus | None = None
 
 
 class InvoiceList(Output):
@@ -170,14 +180,14 @@ def paying(runtime: Runtime) -> Paying:
 def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
     kept: dict[tuple[Any, ...], tuple[float, InvoiceList]] = {}
 
-    @router.get("/api/billing/invoices", operation_id="listInvoices", summary="Your invoices")
+    @router.get(
+        "/api/billing/invoices", operation_id="listInvoices", summary="Your invoices", responses=refusals(502)
+    )
     async def list_invoices(
-        limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        starting_after: Annotated[str | None, QueryParameter(max_length=255)] = None,
-        status: InvoiceStatus | None = None,
-        client: Client = Depends(client_key),
+        filters: Annotated[InvoiceFilters, QueryParameter()], client: Client = Depends(client_key)
     ) -> InvoiceList:
         """Newest first. While Stripe is away, what we know of them."""
+        limit, starting_after, status = filters.limit, filters.starting_after, filters.status
         account = runtime.stripe
         known = None if account is None else subscriptions.find(runtime.view, client.client_id, account.mode)
         if account is None or known is None or known.customer_id is None:
@@ -217,7 +227,12 @@ def _copies(
 
 
 def _portal(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
-    @router.post("/api/billing/portal", operation_id="openPortal", summary="Stripe's pages for you")
+    @router.post(
+        "/api/billing/portal",
+        operation_id="openPortal",
+        summary="Stripe's pages for you",
+        responses=refusals(409, 502),
+    )
     async def open_portal(
         body: PortalRequest | None = None, client: Client = Depends(client_key)
     ) -> PortalView:
@@ -233,7 +248,12 @@ def _portal(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
 
 
 def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
-    @router.post("/api/billing/plan", operation_id="changeOwnPlan", summary="Change your plan")
+    @router.post(
+        "/api/billing/plan",
+        operation_id="changeOwnPlan",
+        summary="Change your plan",
+        responses=refusals(402, 409, 502),
+    )
     async def change_own_plan(body: PlanRequest, client: Client = Depends(client_key)) -> PlanChangeView:
         """Up at once when it is paid; down when the period ends; choosing the current plan undoes that."""
         if body.plan_id not in plans.CATALOGUE:
@@ -247,7 +267,12 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
             return PlanChangeView.of(await walks.preview(client, body.plan_id, body.interval))
         return PlanChangeView.of(await walks.change_plan(client, body.plan_id, body.interval))
 
-    @router.post("/api/billing/cancel", operation_id="cancelSubscription", summary="Let it end")
+    @router.post(
+        "/api/billing/cancel",
+        operation_id="cancelSubscription",
+        summary="Let it end",
+        responses=refusals(409, 502),
+    )
     async def cancel_subscription(
         body: CancelRequest | None = None, client: Client = Depends(client_key)
     ) -> EndingView:
@@ -256,7 +281,12 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
         fact = await paying(runtime).cancel(client, feedback=asked.feedback, comment=asked.comment)
         return EndingView(status="ending", ends_at=fact.ends_at)
 
-    @router.post("/api/billing/resume", operation_id="resumeSubscription", summary="Let it go on")
+    @router.post(
+        "/api/billing/resume",
+        operation_id="resumeSubscription",
+        summary="Let it go on",
+        responses=refusals(402, 409, 502),
+    )
     async def resume_subscription(client: Client = Depends(client_key)) -> EndingView:
         """Undoes a cancellation that has not taken effect, or a pause."""
         fact = await paying(runtime).resume(client)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from openclaw_billing.keyring import state_of
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import (
     AuditEntry,
@@ -189,7 +190,7 @@ class UsageView(Output):
 
 
 class KeyView(Output):
-    """A key, by what may be shown of it."""
+    """A key, by what may be shown of it; `state` is `active`, `expired`, `disabled` or `revoked`."""
 
     key_id: str
     name: str
@@ -200,13 +201,13 @@ class KeyView(Output):
     expires_at: Moment | None
 
     @classmethod
-    def of(cls, key: Key) -> KeyView:
+    def of(cls, key: Key, now: datetime) -> KeyView:
         return cls(
             key_id=key.key_id,
             name=key.name,
             start=key.start,
             last4=key.last4,
-            state=key.state,
+            state=state_of(key, now),
             created_at=key.created_at,
             expires_at=key.expires_at,
         )

@@ -15,6 +15,7 @@ from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import InboxSource
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.auth import header
+from openclaw_billing.web.described import refusals
 from openclaw_billing.web.models import Output
 from openclaw_billing.web.route import limited_route
 
@@ -40,6 +41,7 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
         operation_id="receiveStripeEvent",
         summary="Stripe's events",
         response_model_exclude_none=True,
+        responses=refusals(400, 408, 413, 503),
     )
     async def receive_stripe_event(request: Request) -> Received:
         """For Stripe alone: an unsigned body changes nothing, and a repeated event counts once."""
@@ -50,7 +52,7 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
             raise Unavailable(
                 "No signing secret is set for Stripe's events",
                 code="webhook_not_configured",
-                retry_after_seconds=60,
+                retry_after_seconds=30,
             )
         try:
             event = _event(await request.body(), header(request, b"stripe-signature"), signing, runtime)

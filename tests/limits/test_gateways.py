@@ -57,7 +57,7 @@ def degraded(gateway: Served) -> bool:
 
 
 def readiness(gateway: Served) -> tuple[int, list[str]]:
-    answer = httpx.get(f"{gateway.base}/ready")
+    answer = httpx.get(f"{gateway.base}/ready", headers={"X-Auth-Token": gateway.token})
     return answer.status_code, answer.json()["warnings"]
 
 

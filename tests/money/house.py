@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from openclaw_billing import accounts
+from openclaw_billing import accounts, keyring
 from openclaw_billing.accounts import KeyOutcome
 from openclaw_billing.audit import Actor
 from openclaw_billing.clock import ManualClock
@@ -54,7 +54,8 @@ class House:
         return accounts.authenticate(self.store.view, digests, self.clock.now())
 
     def outcome(self, digest: str) -> KeyOutcome:
-        found = accounts.key_outcome(self.store.view, [digest], self.clock.now())
+        view = self.store.view
+        found = keyring.key_outcome(view, keyring.key_with(view, [digest]), self.clock.now())
         assert (found is KeyOutcome.VALID) == (self.whose([digest]) is not None)
         return found
 

@@ -194,6 +194,28 @@ def test_the_first_rows_up_to_a_value_of_an_index_come_in_its_order(store: Store
     assert [each.client_id for each in first("due", "2026-03-01T12:03", 9)] == ["c2", "c3"]
 
 
+def test_a_walk_is_what_all_pages_hold_together(store: Store) -> None:
+    store.run(lambda tx: [tx.clients.put(client(f"c{n}", minute=n // 2)) for n in range(9)], "put")
+    walk = store.view.clients.walk
+    assert [each.client_id for each in walk(Query(limit=2))] == [f"c{n}" for n in range(8, -1, -1)]
+    page = store.view.clients.page(Query(limit=3))
+    behind = Query(after=(page.rows[-1].created_at, page.rows[-1].client_id), since=MOMENT)
+    assert [each.client_id for each in walk(behind)] == [f"c{n}" for n in range(5, -1, -1)]
+    assert store.run(lambda tx: [each.client_id for each in tx.clients.walk(behind)][:2], "walk") == [
+        "c5",
+        "c4",
+    ]
+    assert [each.client_id for each in walk(Query(text="C3", text_fields=("client_id",)))] == ["c3"]
+
+
+def test_a_walk_goes_on_while_rows_come_and_go(store: Store) -> None:
+    store.run(lambda tx: [tx.clients.put(client(f"c{n}", minute=n)) for n in range(4)], "put")
+    walk = store.view.clients.walk(Query())
+    seen = [next(walk).client_id]
+    store.run(lambda tx: (tx.clients.delete("c3"), tx.clients.put(client("new", minute=99))), "change")
+    assert [*seen, *(each.client_id for each in walk)] == ["c3", "c2", "c1", "c0"]
+
+
 # Unique values
 
 
@@ -414,3 +436,18 @@ def test_the_audit_log_filters_by_client_actor_and_action(store: Store) -> None:
     assert actions(actor="ops") == [("create", "c2")]
     assert actions(action="login") == [("login", None)]
     assert store.ledger(HistoryQuery()).total == 0
+
+
+def test_a_walk_of_the_history_is_what_all_pages_hold_together(store: Store) -> None:
+    for number in range(1, 6):
+        store.run(lambda tx, n=number: tx.write_ledger(entry("c1", n)), "write")
+    store.run(lambda tx: [tx.write_audit(audit("create", "c1")), tx.write_audit(audit("login"))], "write")
+    assert [each.number for each in store.walk_ledger(HistoryQuery(limit=2))] == [5, 4, 3, 2, 1]
+    behind = store.ledger(HistoryQuery(limit=2)).positions[-1]
+    walk = store.walk_ledger(HistoryQuery(before=behind))
+    seen = [next(walk).number]
+    store.run(lambda tx: tx.write_ledger(entry("c1", 6)), "write")
+    assert [*seen, *(each.number for each in walk)] == [3, 2, 1]
+    assert list(store.walk_ledger(HistoryQuery(client_id="c2"))) == []
+    assert [each.action for each in store.walk_audit(HistoryQuery())] == ["login", "create"]
+    assert [each.action for each in store.walk_audit(HistoryQuery(client_id="c1"))] == ["create"]
