@@ -85,7 +85,11 @@ class SharedLimiter:
             try:
                 return self._judge(table, digest, bucket, limits, cost)
             finally:
-                _let_go(self._fd, unlock)
+                try:
+                    _let_go(self._fd, unlock)
+                except OSError:
+                    # Closing gives it back as well; the next call opens the file again.
+                    self._shut()
 
     def _judge(
         self, table: mmap.mmap, digest: bytes, bucket: int, limits: Sequence[Limit], cost: int
@@ -122,13 +126,16 @@ class SharedLimiter:
 
     def close(self) -> None:
         with self._guard:
-            self._opened = False
-            table, self._map = self._map, None
-            if table is not None:
-                table.close()
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self._shut()
+
+    def _shut(self) -> None:
+        self._opened = False
+        table, self._map = self._map, None
+        if table is not None:
+            table.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _open(self) -> mmap.mmap | None:
         if self._opened:

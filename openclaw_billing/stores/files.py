@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import stat
 import time
@@ -171,9 +172,11 @@ class Directory:
         fd = self.open_file(name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(fd)
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
         return fd
 
     def is_locked(self, name: str) -> bool:
@@ -201,8 +204,9 @@ class Directory:
 
 
 def give_back(fd: int) -> None:
-    """End a claim, for children forked meanwhile too."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
+    """End a claim, for children forked meanwhile too. Never raises: closing ends it as well."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
@@ -217,16 +221,28 @@ class FileLock:
         self._directory, self._name, self._seconds_max = directory, name, seconds_max
         self._fds: list[int] = []
         self.held = False
+        self.wanted_since = 0.0
+        """Since when we want it and somebody else has it; 0 when it was not so the last time."""
 
     def acquire(
-        self, seconds_max: float | None = None, meanwhile: Callable[[], object] = lambda: None
+        self,
+        seconds_max: float | None = None,
+        *,
+        asked_at: float = math.inf,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Wait for the lock; `meanwhile` is called again and again.
 
+        Without `seconds_max` it is waited for as long as the lock was made for, counted since it was asked for
+        at `asked_at` and somebody else had it.
+
         Raises:
             StorageUnavailable: somebody else holds it beyond the deadline.
+            OSError: the system gives none.
         """
         deadline = time.monotonic() + (self._seconds_max if seconds_max is None else seconds_max)
+        if seconds_max is None and self.wanted_since:
+            deadline = min(deadline, max(asked_at, self.wanted_since) + self._seconds_max)
         while not self.acquire_now():
             if time.monotonic() >= deadline:
                 raise StorageUnavailable
@@ -234,22 +250,36 @@ class FileLock:
             time.sleep(LOCK_POLL_SECONDS)
 
     def acquire_now(self) -> bool:
-        """Take the lock if nobody else has it; whether it is ours now."""
-        if not self._fds:
-            self._open()
-        if not self._try():
-            return False
-        if not self._is_current():
-            # Somebody removed or replaced the file: a lock on the old one excludes nobody.
+        """Take the lock if nobody else has it; whether it is ours now.
+
+        Raises:
+            OSError: the system gives none.
+        """
+        wanted_since, self.wanted_since = self.wanted_since, 0.0
+        try:
+            if not self._fds:
+                self._open()
+            if self._try():
+                if self._is_current():
+                    self.held = True
+                    return True
+                # Somebody removed or replaced the file: a lock on the old one excludes nobody.
+                self.forget()
+        except OSError:
+            # One without the other holds nothing, and must keep nobody out.
             self.forget()
-            return False
-        self.held = True
-        return True
+            raise
+        self.wanted_since = wanted_since or time.monotonic()
+        return False
 
     def release(self) -> None:
+        """Let go of the lock. Never raises: what cannot be unlocked is closed, which ends the lock as well."""
         self.held = False
-        for fd in reversed(self._fds):
-            fcntl.flock(fd, fcntl.LOCK_UN)
+        try:
+            for fd in reversed(self._fds):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            self.forget()
 
     def forget(self) -> None:
         """Let go of the descriptors; the lock with them, unless a forked child has them too."""
@@ -268,12 +298,9 @@ class FileLock:
         try:
             for fd in self._fds:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # One without the other holds nothing, and must keep nobody out.
+        except BlockingIOError:
             self.release()
-            if isinstance(error, BlockingIOError):
-                return False
-            raise
+            return False
         return True
 
     def _is_current(self) -> bool:

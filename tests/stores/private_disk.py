@@ -5,6 +5,8 @@ It mounts a tmpfs over the directory, where nobody else sees it, does what it is
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openclaw_billing.errors import StorageUnavailable
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.settings import load_settings
 from openclaw_billing.stores.json_store import JsonStore
+from openclaw_billing.web.ready import readiness
 from tests.stores.charging import charging, opening
 
 
@@ -93,6 +98,8 @@ def made_read_only_and_writable_again(place: Path) -> None:
     disk.mount("-o", "remount,ro")
     disk.store = disk.open()
     say(f"read {len(list(disk.store.view.clients))}")
+    # Before anybody asks for a change.
+    say(disk.store.health().reason)
     disk.charge("j1")
     say(disk.store.health().reason)
     disk.mount("-o", "remount,rw")
@@ -103,10 +110,28 @@ def made_read_only_and_writable_again(place: Path) -> None:
     say(f"found {1000 - found.available}")
 
 
+def read_only_from_the_start(place: Path) -> None:
+    settings = load_settings(data_dir=place)
+    disk = PrivateDisk(place, "size=8m,mode=0700")
+    disk.store.close()
+    with contextlib.closing(Runtime(settings)) as runtime:
+        runtime.open()
+    disk.mount("-o", "remount,ro")
+    with contextlib.closing(Runtime(settings)) as runtime:
+        state = asyncio.run(readiness(runtime))
+        say(f"ready {state.ready} {state.body['status']}")
+    environment = {**os.environ, "OPENCLAW_DATA_DIR": str(place), "PYTHONPATH": str(Path.cwd())}
+    doctor = [sys.executable, "-m", "openclaw_billing", "doctor"]
+    done = subprocess.run(doctor, env=environment, stderr=subprocess.PIPE, text=True, cwd=place, check=False)
+    say(f"doctor {done.returncode}")
+    say(done.stderr.splitlines()[-1])
+
+
 SCENARIOS: tuple[Callable[[Path], None], ...] = (
     filled_up_and_emptied,
     without_inodes,
     made_read_only_and_writable_again,
+    read_only_from_the_start,
 )
 
 if __name__ == "__main__":
