@@ -30,7 +30,6 @@ import client_auth
 import intake_routes
 from openclaw_billing import inbox, logs, replies
 from openclaw_billing.errors import StartupError, StorageUnavailable
-from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
@@ -129,12 +128,13 @@ def _add_own_routes(app: FastAPI) -> None:
     async def ready() -> JSONResponse:
         """Whether changes can be made now; details are for admins, in `doctor`."""
         state = await readiness(client_auth.runtime)
-        STORE_WRITABLE.set(state.ready)
         return JSONResponse(state.body, status_code=200 if state.ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         """Prometheus text; the sum over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
+        # What is told of the store and the limits is how they are now.
+        await readiness(client_auth.runtime)
         return Response(_metrics(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -209,7 +209,7 @@ async def _counts_alone(runtime: Runtime) -> bool:
     try:
         if limits.clients is not None:
             await limits.clients.take("doctor", ())
-        return limits.degraded
+        return limits.redis_lost
     finally:
         await limits.aclose()
 

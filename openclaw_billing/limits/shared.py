@@ -105,6 +105,12 @@ class SharedLimiter:
         return verdict
 
     @property
+    def degraded(self) -> bool:
+        """Whether this process counts alone now, or some calls of it."""
+        now = self._ticks()
+        return (self._opened and self._map is None) or any(until > now for until in self._stuck.values())
+
+    @property
     def gateway_id(self) -> str:
         """The name of this machine's gateway, the same for all of its workers."""
         with self._guard:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openclaw_billing.errors import StartupError
+from openclaw_billing.metrics import DEGRADED, STORE_REFUSING
 from openclaw_billing.runtime import Runtime
 
 FREE_BYTES_MIN = 64 << 20
@@ -20,7 +21,7 @@ class Readiness:
 
 
 async def readiness(runtime: Runtime) -> Readiness:
-    """Asks the store, the disk and the secrets; never a remote service."""
+    """Asks the store, the disk and the secrets, and tells the metrics of them."""
     return await runtime.read(lambda: _readiness(runtime))
 
 
@@ -29,12 +30,14 @@ def _readiness(runtime: Runtime) -> Readiness:
         health = runtime.store.health()
     except StartupError:
         return Readiness(False, {"status": "unavailable", "reason": "the store cannot be opened"})
+    STORE_REFUSING.told(not health.writable)
+    DEGRADED.told(runtime.limits.degraded)
     if not health.writable:
         return Readiness(False, {"status": "read-only", "reason": "changes are refused"})
     warnings = []
     if not runtime.admin_enabled:
         warnings.append("admin API disabled")
-    if runtime.limits.degraded:
+    if runtime.limits.redis_lost:
         warnings.append("Redis is away: each gateway lets in its part of the rates")
     # A store that is no directory of ours has no disk to ask about.
     with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,35 @@
+"""The watch: metrics of a process say how its store and its limits are, however little is asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.ready import readiness
+
+WATCH_SECONDS = 2.0
+"""Shorter than what lies between two scrapes, which ask one worker of several."""
+
+
+@contextlib.asynccontextmanager
+async def watching(runtime: Runtime) -> AsyncIterator[None]:
+    """The watch, for as long as the block lasts."""
+    task = asyncio.create_task(_watch(runtime))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch(runtime: Runtime) -> None:
+    while True:
+        try:
+            await readiness(runtime)
+        except Exception:
+            # The outermost edge of this task: it must outlive its own bugs.
+            runtime.log.exception("The watch stumbled and goes on")
+        await asyncio.sleep(WATCH_SECONDS)
