@@ -35,6 +35,7 @@ from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
 from openclaw_billing.web.guard import Guard
 from openclaw_billing.web.ready import readiness
+from openclaw_billing.web.watch import look
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
@@ -134,7 +135,7 @@ def _add_own_routes(app: FastAPI) -> None:
     async def metrics() -> Response:
         """Prometheus text; the sum over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
         # What is told of the store and the limits is how they are now.
-        await readiness(client_auth.runtime)
+        await look(client_auth.runtime)
         return Response(_metrics(), media_type=CONTENT_TYPE_LATEST)
 
 

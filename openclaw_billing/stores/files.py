@@ -9,7 +9,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
@@ -203,6 +203,19 @@ class Directory:
         return self.read(name, links_max=2).decode("ascii").strip(), won
 
 
+@contextlib.contextmanager
+def refusals_are_told() -> Iterator[None]:
+    """What the disk or the system refuses is told as every other storage that is away.
+
+    Raises:
+        StorageUnavailable
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable from error
+
+
 def give_back(fd: int) -> None:
     """End a claim, for children forked meanwhile too. Never raises: closing ends it as well."""
     with contextlib.suppress(OSError):
@@ -271,6 +284,11 @@ class FileLock:
             raise
         self.wanted_since = wanted_since or time.monotonic()
         return False
+
+    def waited(self) -> float:
+        """For how many seconds by now it has been wanted in vain."""
+        since = self.wanted_since
+        return time.monotonic() - since if since else 0.0
 
     def release(self) -> None:
         """Let go of the lock. Never raises: what cannot be unlocked is closed, which ends the lock as well."""

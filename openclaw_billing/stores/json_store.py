@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailabl
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.checkpoint import Position
 from openclaw_billing.stores.clients_watch import ClientsWatch, shown_seq
-from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
+from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock, refusals_are_told
 from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import page_of_history
 from openclaw_billing.stores.hold import Hold
 from openclaw_billing.stores.journal import Chain
-from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK
+from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK, closed_name, history
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
 from openclaw_billing.stores.json_load import check_clients_file
 from openclaw_billing.stores.layers import Asked, Layer
@@ -90,10 +90,10 @@ class JsonStore(GroupCommit):
         return replica.loaded.base
 
     def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:
-        return self._history("ledger", LedgerEntry, query)
+        return page_of_history(self._history("ledger", LedgerEntry, query), query)
 
     def audit(self, query: HistoryQuery) -> HistoryPage[AuditEntry]:
-        return self._history("audit", AuditEntry, query)
+        return page_of_history(self._history("audit", AuditEntry, query), query)
 
     def health(self) -> Health:
         loaded, end = self._replica.loaded, self._replica.end
@@ -112,8 +112,9 @@ class JsonStore(GroupCommit):
     def _obstacle(self) -> str:
         """Why a change would be refused now: all of one is done but the change."""
         if not self._turn.acquire(timeout=READY_SECONDS_MAX):
-            # Batch follows batch, or one has been waiting for all that time.
-            return "" if time.monotonic() - self._committed_at < 1 else LOCKED
+            # Batch follows batch, or somebody has been waiting for all that time.
+            busy = time.monotonic() - self._committed_at < 1 and self._lock.waited() < READY_SECONDS_MAX
+            return "" if busy else LOCKED
         end = self._replica.end
         try:
             with self._exclusive(seconds_max=READY_SECONDS_MAX):
@@ -333,16 +334,19 @@ class JsonStore(GroupCommit):
             behind = self._replica.bytes_behind
             self._snapshots.consider(quiet=quiet, bytes_behind=behind, bytes_last=self._bytes_last)
 
-    def _history(self, part: str, record: type, query: HistoryQuery) -> HistoryPage[Any]:
+    def _history(self, part: str, record: type, query: HistoryQuery) -> Iterator[tuple[int, Any]]:
         replica = self._replica
         if replica.end.fd < 0:
             raise StorageUnavailable
-        try:
+        with refusals_are_told():
             if replica.end.moved() and not replica.read_on():
                 self._resync()
-            return page_of_history(replica.history(part, record, query), query)
-        except OSError as error:
-            raise StorageUnavailable from error
+            with replica.state:
+                segment = replica.loaded.segment
+                # A descriptor of our own stays at this segment, whatever is closed meanwhile.
+                active = os.dup(replica.end.fd), replica.end.size
+            closed = [closed_name(number) for number in range(segment - 1, 0, -1)]
+            yield from history(self.directory, active, closed, part, record, query)
 
     # Forking
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.stores.ahead import Ahead
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain, Line, Reader
 from openclaw_billing.stores.journal_end import JournalEnd
-from openclaw_billing.stores.journal_files import JOURNAL, closed_name, history
+from openclaw_billing.stores.journal_files import JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, begin_segment, marked, seal_batch
 from openclaw_billing.stores.json_load import Loaded, load, mend, take
 from openclaw_billing.stores.layers import Layer
@@ -85,15 +82,6 @@ class Replica:
                 return length == end.size or self._take_in(whole_batches=True)
             except (CorruptStore, OSError):
                 return False
-
-    def history(self, part: str, record: type, query: HistoryQuery) -> Iterator[tuple[int, Any]]:
-        """The entries of `part` that match, newest first; see `journal_files.history`."""
-        with self.state:
-            segment = self.loaded.segment
-            # A descriptor of our own stays at this segment, whatever is closed meanwhile.
-            active = os.dup(self.end.fd), self.end.size
-        closed = [closed_name(number) for number in range(segment - 1, 0, -1)]
-        return history(self._directory, active, closed, part, record, query)
 
     def reload(self) -> None:
         """Read the files again. The lock is held.

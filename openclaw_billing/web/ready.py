@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from openclaw_billing.errors import StartupError
-from openclaw_billing.metrics import DEGRADED, STORE_REFUSING
 from openclaw_billing.runtime import Runtime
 
 FREE_BYTES_MIN = 64 << 20
@@ -21,7 +20,7 @@ class Readiness:
 
 
 async def readiness(runtime: Runtime) -> Readiness:
-    """Asks the store, the disk and the secrets, and tells the metrics of them."""
+    """Asks the store, the disk and the secrets; never a remote service."""
     return await runtime.read(lambda: _readiness(runtime))
 
 
@@ -30,8 +29,6 @@ def _readiness(runtime: Runtime) -> Readiness:
         health = runtime.store.health()
     except StartupError:
         return Readiness(False, {"status": "unavailable", "reason": "the store cannot be opened"})
-    STORE_REFUSING.told(not health.writable)
-    DEGRADED.told(runtime.limits.degraded)
     if not health.writable:
         return Readiness(False, {"status": "read-only", "reason": "changes are refused"})
     warnings = []

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from openclaw_billing.errors import StartupError
+from openclaw_billing.metrics import DEGRADED, STORE_REFUSING
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.web.ready import readiness
 
 WATCH_SECONDS = 2.0
 """Shorter than what lies between two scrapes, which ask one worker of several."""
@@ -25,10 +26,23 @@ async def watching(runtime: Runtime) -> AsyncIterator[None]:
             await task
 
 
+async def look(runtime: Runtime) -> None:
+    """Find out how things are now, and tell the metrics."""
+    STORE_REFUSING.told(not await runtime.read(lambda: _is_writable(runtime)))
+    DEGRADED.told(runtime.limits.degraded)
+
+
+def _is_writable(runtime: Runtime) -> bool:
+    try:
+        return runtime.store.health().writable
+    except StartupError:
+        return False
+
+
 async def _watch(runtime: Runtime) -> None:
     while True:
         try:
-            await readiness(runtime)
+            await look(runtime)
         except Exception:
             # The outermost edge of this task: it must outlive its own bugs.
             runtime.log.exception("The watch stumbled and goes on")
