@@ -75,11 +75,14 @@ class Ahead:
         with self._guard:
             self._committing = batch
 
-    def committed(self, seq: int) -> None:
+    def committed(self, batch: Layer, seq: int) -> None:
         """It is, and the base has it: what was run over it is run over the base, which ends with line `seq`."""
         with self._guard:
             self._committing = NOTHING
             if self._asked is not None:
+                # Whoever began before `committing` was run beside that batch, and knows nothing of it.
+                beside = self._asked.under is not batch
+                self._stale = self._stale or (beside and self._asked.overlaps(batch.puts))
                 self._asked.under, self._seq = NOTHING, seq
 
     def failed(self) -> None:

@@ -30,7 +30,7 @@ from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, 
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
 from openclaw_billing.stores.json_load import check_clients_file
 from openclaw_billing.stores.layers import Asked, Layer
-from openclaw_billing.stores.memory import Ran, observed, run_tickets
+from openclaw_billing.stores.memory import Ran, numbers_are_new, observed, run_tickets
 from openclaw_billing.stores.replica import Replica
 from openclaw_billing.stores.snapshots import QUIET_SECONDS, Snapshots
 from openclaw_billing.stores.tables import Base
@@ -194,6 +194,7 @@ class JsonStore(GroupCommit):
         try:
             with self._exclusive(tickets):
                 ran = self._ran(tickets)
+                assert numbers_are_new(ran, self.base)
                 if ran.changed:
                     self._replica.append(ran.written, ran.batch)
                 else:

@@ -73,6 +73,25 @@ def run_tickets(
     return ran
 
 
+def numbers_are_new(ran: Ran, base: Base) -> bool:
+    """Whether no ledger entry of the batch has a number that its client's account has counted already.
+
+    The second half of the assertion that a charge is over the newest account: PostgreSQL has it as UNIQUE.
+    """
+    counted: dict[str, int] = {}
+    for _, layer in ran.changed:
+        for entry in layer.ledger:
+            client_id = entry.client_id
+            before = counted.get(client_id)
+            if before is None:
+                account = base.accounts.get(client_id)
+                before = 0 if account is None else account.entries
+            if entry.number <= before:
+                return False
+            counted[client_id] = entry.number
+    return True
+
+
 def observed(
     observer: StoreObserver | None, operations: int, seconds: float, changed: list[tuple[Ticket, Layer]]
 ) -> None:
@@ -103,6 +122,7 @@ class MemoryStore(GroupCommit):
     def commit(self, tickets: list[Ticket]) -> Callable[[], None]:
         begun = time.perf_counter()
         ran = run_tickets(tickets, self.view)
+        assert numbers_are_new(ran, self.view)
         with self._lock:
             ran.batch.publish(self.view)
             self._lines.extend((layer.ledger, layer.audit) for _, layer in ran.changed)

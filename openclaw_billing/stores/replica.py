@@ -158,7 +158,7 @@ class Replica:
             raise
         with self.state:
             batch.publish(loaded.base)
-            self.ahead.committed(seq)
+            self.ahead.committed(batch, seq)
             loaded.seq, loaded.head, loaded.batch = seq, head, number
             loaded.unfinished = False
             if mark is not None:

@@ -20,7 +20,7 @@ from openclaw_billing.stores.ahead import Ahead
 from openclaw_billing.stores.files import Directory, FileLock
 from openclaw_billing.stores.journal import Chain, Reader, Tail
 from openclaw_billing.stores.journal_end import JournalEnd
-from openclaw_billing.stores.layers import NOTHING, Asked
+from openclaw_billing.stores.layers import NOTHING, Asked, Layer
 from openclaw_billing.stores.replica import Replica
 from tests.money.test_mutants import MUTANTS
 
@@ -232,6 +232,18 @@ def a_batch_run_over_one_that_failed_is_believed(patch: pytest.MonkeyPatch) -> N
 def a_batch_run_ahead_does_not_know_the_one_before(patch: pytest.MonkeyPatch) -> None:
     """It is run over the base alone while another batch of its own process is made durable."""
     patch.setattr(Ahead, "committing", lambda self, batch: None)
+    patch.setattr(Asked, "overlaps", lambda self, rows: False)
+
+
+def a_batch_run_beside_another_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """It began when the operations of the one before were done, and that one's flush had not begun."""
+
+    def committed(self: Ahead, batch: Layer, seq: int) -> None:
+        self._committing = NOTHING
+        if self._asked is not None:
+            self._asked.under, self._seq = NOTHING, seq
+
+    patch.setattr(Ahead, "committed", committed)
 
 
 def what_others_wrote_is_taken_for_durable(patch: pytest.MonkeyPatch) -> None:
@@ -276,6 +288,7 @@ FILES: tuple[Plant, ...] = (
     a_batch_run_ahead_is_believed_whatever_was_written,
     a_batch_run_over_one_that_failed_is_believed,
     a_batch_run_ahead_does_not_know_the_one_before,
+    a_batch_run_beside_another_is_believed,
     what_others_wrote_is_taken_for_durable,
     a_missing_journal_is_an_empty_store,
 )

@@ -6,7 +6,7 @@ import errno
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -340,15 +340,19 @@ class World:
         # One thread for each process: what the threads of one do to each other is tested on the real machine.
         store._start_writer = lambda: None  # type: ignore[method-assign]
         store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
-        end, flush = store._replica.end, store._replica.end._flush
-
-        def while_others_wait() -> None:
-            if self.choice.random() < 0.5:
-                store.run_ahead(list(store._queue))
-            flush()
-
-        end._flush = while_others_wait  # type: ignore[method-assign]
+        replica, end = store._replica, store._replica.end
+        # What waits is run ahead by another thread, as soon as a batch's own operations are done or while it is flushed.
+        replica.append = self._beside(store, replica.append)  # type: ignore[method-assign]
+        end._flush = self._beside(store, end._flush)  # type: ignore[method-assign]
         return store
+
+    def _beside(self, store: JsonStore, step: Callable[..., None]) -> Callable[..., None]:
+        def stepping(*args: Any, **kwargs: Any) -> None:
+            if self.choice.random() < 0.4:
+                store.run_ahead(list(store._queue))
+            step(*args, **kwargs)
+
+        return stepping
 
     def _lines(self, store: JsonStore) -> list[bytes]:
         names = [journal_files.closed_name(n) for n in json_load._really_closed(store.directory)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import random
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +18,8 @@ import pytest
 
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import NotFound, StorageUnavailable
-from openclaw_billing.stores import journal_end
+from openclaw_billing.gate import Gate
+from openclaw_billing.stores import backups, journal_end
 from openclaw_billing.stores.json_store import JsonStore
 from tests.stores.charging import charging, opening
 from tests.stores.conftest import Shop
@@ -247,3 +252,46 @@ def test_a_store_whose_batches_follow_each_other_lets_others_have_their_turn(two
     finally:
         over.set()
     until(lambda: not ours._lock.held)
+
+
+@pytest.mark.parametrize("clients", [1, 3, 50])
+def test_on_a_slow_disk_every_charge_of_many_is_in_the_ledger_and_in_the_balance(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, clients: int
+) -> None:
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fdatasync(self, fd: int) -> None:
+            time.sleep(0.0015)
+            os.fdatasync(fd)
+
+    monkeypatch.setattr(journal_end, "os", Slow())
+    # Threads take each other's place nearly everywhere.
+    switched = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    request.addfinalizer(lambda: sys.setswitchinterval(switched))
+    ours, theirs = shop.open(), shop.open()
+    for number in range(clients):
+        ours.run(opening(f"c{number}", 10**6), "open")
+    told = Counter[str]()
+
+    async def call(store: JsonStore, gate: Gate, caller: int) -> None:
+        for number in range(60):
+            await asyncio.sleep(random.choice((0, 0, 0.001)))
+            client_id = f"c{(caller + number) % clients}"
+            assert await gate.write(charging(client_id, f"{id(store)} {caller} {number}"), "charge")
+            told[client_id] += 1
+
+    async def work(store: JsonStore) -> None:
+        gate = Gate(asyncio.get_running_loop(), store)
+        await asyncio.gather(*(call(store, gate, caller) for caller in range(16)))
+
+    other = threading.Thread(target=lambda: asyncio.run(work(theirs)))
+    other.start()
+    asyncio.run(work(ours))
+    other.join()
+    assert backups.verify(ours.directory, ours._chain).problems == []
+    for client_id, times in told.items():
+        assert ours.view.accounts.get(client_id).available == 10**6 - times
+    assert sum(told.values()) == 2 * 16 * 60
