@@ -44,13 +44,13 @@ class Flag:
     """A gauge that is written only when it changes."""
 
     def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
+        self.gauge = gauge
         self._shown: bool | None = None
 
     def told(self, value: bool) -> None:
         if value is not self._shown:
             self._shown = value
-            self._gauge.set(value)
+            self.gauge.set(value)
 
 
 # A process that was asked nothing yet, or only begins others, says 0 here and with the other flags: nothing is wrong.

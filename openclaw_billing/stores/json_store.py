@@ -156,7 +156,7 @@ class JsonStore(GroupCommit):
             with contextlib.suppress(StorageUnavailable, CorruptStore, OSError):
                 self._snapshots.write(paced=False, wait_seconds=CLOSING_SECONDS_MAX)
         loaded = self._replica.loaded
-        log.info("Closed the store at entry %d, head %s", loaded.seq, loaded.head)
+        log.info("Closed the store at %d:%s", loaded.seq, loaded.head)
         # Whoever still holds the turn is using the descriptors.
         with self._turn:
             self._let_go()
