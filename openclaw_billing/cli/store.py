@@ -184,6 +184,7 @@ def doctor() -> None:
         found += problems(settings)
         if settings.data_dir.exists() or settings.database_url is not None:
             with opened() as runtime:
+                found += [runtime.admin_refusal] if runtime.admin_refusal else []
                 health = runtime.store.health()
                 if not health.writable:
                     found.append(f"Changes are refused: {health.reason}")

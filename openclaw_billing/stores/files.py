@@ -186,11 +186,30 @@ class Directory:
         return fd is None
 
     def secret(self, name: str, made: str) -> tuple[str, bool]:
-        """The secret kept in that file, or `made` written there now; whether it was made now."""
+        """The secret kept in that file, or `made` written there now; whether it was made now.
+
+        Raises:
+            BadSettings: it can be neither read nor made, or is no text of ours.
+        """
+        try:
+            text, won = self._read_or_make(name, made.encode("ascii") + b"\n")
+        except OSError as error:
+            raise BadSettings(f"{self.path / name} cannot be read or made: {error.strerror}") from error
+        except CorruptStore as error:
+            raise BadSettings(error.finding) from error
+        if not text.isascii() or not text.strip():
+            raise BadSettings(f"{self.path / name} {'is not ASCII text' if text.strip() else 'is empty'}")
+        return text.decode("ascii").strip(), won
+
+    def is_private(self, name: str) -> bool:
+        """Whether nobody but its owner may read or write the file."""
+        return not os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode & 0o077
+
+    def _read_or_make(self, name: str, made: bytes) -> tuple[bytes, bool]:
         with contextlib.suppress(FileNotFoundError):
-            return self.read(name, links_max=2).decode("ascii").strip(), False
+            return self.read(name, links_max=2), False
         temporary = f"{name}.{os.getpid()}.tmp"
-        self.write_new(temporary, [made.encode("ascii") + b"\n"])
+        self.write_new(temporary, [made])
         try:
             # A hard link fails where the name is taken: of many processes starting at once, one wins.
             os.link(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
@@ -200,7 +219,7 @@ class Directory:
         finally:
             os.unlink(temporary, dir_fd=self.fd)
         self.sync()
-        return self.read(name, links_max=2).decode("ascii").strip(), won
+        return self.read(name, links_max=2), won
 
 
 @contextlib.contextmanager

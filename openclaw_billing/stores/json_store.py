@@ -139,9 +139,11 @@ class JsonStore(GroupCommit):
                 self._open_files()
             except BaseException as error:
                 self._let_go()
-                if isinstance(error, OSError):
-                    reason = f"The store in {self.directory.path} cannot be opened: {error.strerror or error}"
-                    raise BadSettings(reason) from error
+                if isinstance(error, OSError | StorageUnavailable):
+                    reason = LOCKED if isinstance(error, StorageUnavailable) else error.strerror or error
+                    raise BadSettings(
+                        f"The store in {self.directory.path} cannot be opened: {reason}"
+                    ) from error
                 raise
         self.resume()
         self._consider_snapshot(quiet=True)

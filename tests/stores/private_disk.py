@@ -127,11 +127,46 @@ def read_only_from_the_start(place: Path) -> None:
     say(done.stderr.splitlines()[-1])
 
 
+def first_start_on_a_full_disk(place: Path) -> None:
+    # As small as it gets: each start finds a little more room, until one finds enough.
+    for size in range(1, 9):
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={4 * size}k,mode=0700", "none", str(place)], check=True
+        )
+        if not refused_start(place):
+            assert size > 1
+            return
+
+
+def first_start_read_only(place: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=0700", "none", str(place)], check=True)
+    assert refused_start(place)
+
+
+def refused_start(place: Path) -> bool:
+    """Whether a gateway did not start there; what it said is told in one line."""
+    environment = {**os.environ, "OPENCLAW_DATA_DIR": str(place), "PYTHONPATH": str(Path.cwd())}
+    start = "import client_auth, gateway, uvicorn; uvicorn.run = lambda *_, **__: None; raise SystemExit(gateway.main([]))"
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        say(f"{done.returncode} {' '.join(done.stderr.splitlines())}")
+    return done.returncode != 0
+
+
 SCENARIOS: tuple[Callable[[Path], None], ...] = (
     filled_up_and_emptied,
     without_inodes,
     made_read_only_and_writable_again,
     read_only_from_the_start,
+    first_start_on_a_full_disk,
+    first_start_read_only,
 )
 
 if __name__ == "__main__":
