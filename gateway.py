@@ -31,7 +31,6 @@ import client_auth
 import intake_routes
 from openclaw_billing import inbox, logs, replies, turning
 from openclaw_billing.errors import StartupError, StorageUnavailable
-from openclaw_billing.metrics import STORE_WRITABLE
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
@@ -39,6 +38,7 @@ from openclaw_billing.web.guard import Guard
 from openclaw_billing.web.ready import readiness
 from openclaw_billing.web.route import turned_away
 from openclaw_billing.web.serving import show_new_token
+from openclaw_billing.web.watch import look
 
 # Paths of the host that anybody may reach; everything else guards itself or takes the admin token.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/metrics"})
@@ -133,12 +133,13 @@ def _add_own_routes(app: FastAPI) -> None:
     async def ready(request: Request) -> JSONResponse:
         """Whether changes can be made now; why not, and what is to be watched, is for admins."""
         state = await readiness(client_auth.runtime, request)
-        STORE_WRITABLE.set(state.ready)
         return JSONResponse(state.body, status_code=200 if state.ready else 503)
 
     @app.api_route("/metrics", methods=READING, include_in_schema=False)
     async def metrics() -> Response:
         """Prometheus text; the sum over all workers when PROMETHEUS_MULTIPROC_DIR is set."""
+        # What is told of the store and the limits is how they are now.
+        await look(client_auth.runtime)
         return Response(_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(HTTPException)

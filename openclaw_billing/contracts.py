@@ -357,6 +357,11 @@ class Limiter(Protocol):
 class LocalLimiter(Limiter, Protocol):
     """A limiter that nobody has to wait for."""
 
+    @property
+    def degraded(self) -> bool:
+        """Whether it counts alone now what it should count with others."""
+        ...
+
     def take_now(self, key: str, limits: Sequence[Limit], cost: int = 1) -> Verdict:
         """The same at once. With `cost=0` it is a look: could one call come? Nothing is counted."""
         ...

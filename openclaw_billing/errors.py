@@ -292,8 +292,9 @@ class CorruptStore(StartupError):
     def __init__(self, path: str, reason: str, *, offset: int | None = None, seq: int | None = None) -> None:
         where = "" if offset is None else f" at byte {offset}"
         entry = "" if seq is None else f" (entry {seq})"
+        self.finding = f"{path}{where}{entry}: {reason}."
         super().__init__(
-            f"{path}{where}{entry}: {reason}. Nothing was changed. "
+            f"{self.finding} Nothing was changed. "
             "Run `python -m openclaw_billing repair` to see what can be restored."
         )
         self.path, self.reason, self.offset, self.seq = path, reason, offset, seq

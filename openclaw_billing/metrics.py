@@ -32,9 +32,6 @@ _batch_size = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 512),
 )
 _store_errors = Counter("openclaw_billing_store_errors_total", "Batches that could not be made durable")
-STORE_WRITABLE = Gauge(
-    "openclaw_billing_store_writable", "1 while changes can be made", multiprocess_mode="livemin"
-)
 _stripe_calls = Counter(
     "openclaw_billing_stripe_calls_total", "Calls to Stripe, by endpoint and outcome", ["endpoint", "outcome"]
 )
@@ -47,15 +44,19 @@ class Flag:
     """A gauge that is written only when it changes."""
 
     def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
+        self.gauge = gauge
         self._shown: bool | None = None
 
     def told(self, value: bool) -> None:
         if value is not self._shown:
             self._shown = value
-            self._gauge.set(value)
+            self.gauge.set(value)
 
 
+# A process that was asked nothing yet, or only begins others, says 0 here and with the other flags: nothing is wrong.
+STORE_REFUSING = Flag(
+    Gauge("openclaw_billing_store_refusing", "1 while every change is refused", multiprocess_mode="livemax")
+)
 DEGRADED = Flag(
     Gauge(
         "openclaw_billing_rate_limits_degraded",
@@ -90,7 +91,7 @@ class StoreMetrics:
         _operations.inc(operations)
         _flush_seconds.observe(seconds)
         _batch_size.observe(operations)
-        STORE_WRITABLE.set(1)
+        STORE_REFUSING.told(False)
         # Counted by the batch: a counter's lock for each entry would cost as much as writing it.
         charged, kinds, facts = 0, Counts[EntryKind](), []
         for entry in entries:
@@ -108,7 +109,7 @@ class StoreMetrics:
 
     def failed(self, reason: str) -> None:  # noqa: ARG002 - the log says it; a label must be a closed list
         _store_errors.inc()
-        STORE_WRITABLE.set(0)
+        STORE_REFUSING.told(True)
 
 
 _stripe_events = Counter(

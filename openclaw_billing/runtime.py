@@ -27,7 +27,7 @@ from openclaw_billing.contracts import (
     Transaction,
     View,
 )
-from openclaw_billing.errors import BadSettings, QuotaExceeded
+from openclaw_billing.errors import BadSettings, QuotaExceeded, StorageUnavailable
 from openclaw_billing.gate import Gate
 from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
 from openclaw_billing.limits.made import Limits, make_limits
@@ -38,6 +38,7 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.json_create import BACKUP
 from openclaw_billing.stores.json_store import JsonStore
 from openclaw_billing.stores.postgres import PostgresStore
+from openclaw_billing.values import WEAK_TOKEN, is_usable_token
 
 if TYPE_CHECKING:
     from openclaw_billing.payments.account import StripeAccount
@@ -47,6 +48,7 @@ T = TypeVar("T")
 log = logging.getLogger(__package__)
 
 PEPPER_FACT = "pepper:"
+_OPEN = "Others may read or write {}: chmod 600 it."
 
 
 class Runtime:
@@ -83,6 +85,8 @@ class Runtime:
         """Called when something was stored for the worker; without one in this process, nothing happens."""
         self.new_admin_token: str | None = None
         """The admin token, if this opening made it: to be shown once to whoever started the gateway."""
+        self.admin_refusal = ""
+        """Why the admin token in the data directory is not taken."""
 
     @property
     def settings(self) -> Settings:
@@ -287,11 +291,13 @@ class Runtime:
                 "OPENCLAW_DATABASE_URL needs the pepper of its keys, the same on every machine: set "
                 "OPENCLAW_KEY_PEPPER, or carry the file `pepper` to the data directory"
             )
+        if not directory.is_private("pepper"):
+            raise BadSettings(_OPEN.format(directory.path / "pepper"))
         return [pepper]
 
     def _open_admin_token(self, directory: Directory) -> None:
         state = self.settings.admin_token_state
-        self._admin_digests = ()
+        self._admin_digests, self.admin_refusal = (), ""
         if state == "refused":
             return
         if state == "usable":
@@ -303,6 +309,10 @@ class Runtime:
                 return
             text = kept
             self.new_admin_token = text if made else self.new_admin_token
+            self.admin_refusal = _refusal_of(directory, "admin_token", text)
+            if self.admin_refusal:
+                log.warning("%s", self.admin_refusal)
+                return
         self._admin_digests = (hashlib.sha256(text.encode()).digest(),)
 
     def _secret(self, directory: Directory, name: str, *, make: bool) -> tuple[str | None, bool]:
@@ -314,6 +324,13 @@ class Runtime:
             return None, False
         directory.open()
         return directory.kept_secret(name), False
+
+
+def _refusal_of(directory: Directory, name: str, token: str) -> str:
+    path = directory.path / name
+    if not is_usable_token(token):
+        return f"{path} {WEAK_TOKEN}"
+    return "" if directory.is_private(name) else f"{_OPEN.format(path)} The admin API is disabled until then."
 
 
 def pepper_id(pepper: str) -> str:
@@ -346,7 +363,12 @@ def _check_peppers(store: Store, known: set[str]) -> None:
                 "or add the older pepper to OPENCLAW_KEY_PEPPER"
             )
     if noted != known:
-        store.run(partial(_remember, names=sorted(known - noted), gone=sorted(lost)), "remember_peppers")
+        remember = partial(_remember, names=sorted(known - noted), gone=sorted(lost))
+        try:
+            store.run(remember, "remember_peppers")
+        except StorageUnavailable as error:
+            reason = store.health().reason or str(error.detail)
+            raise BadSettings(f"The store cannot note which pepper is in use: {reason}") from error
 
 
 def _remember(tx: Transaction, *, names: list[str], gone: list[str]) -> None:

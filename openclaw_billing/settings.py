@@ -18,6 +18,7 @@ from openclaw_billing.values import (
     LOOPBACK,
     SECRET_KEY,
     TOPUP_PREFIX,
+    WEAK_TOKEN,
     AdminTokenState,
     BillingMode,
     Contact,
@@ -32,13 +33,12 @@ from openclaw_billing.values import (
     TopupSource,
     WebAddress,
     host_of,
+    is_usable_token,
     placeholders_in,
 )
 
 ENV_FILE = Path(".env")
-ADMIN_TOKEN_LENGTH_MIN = 32
 SECRET_LENGTH_MIN = 32
-PUBLISHED_TOKENS = frozenset({"admin-token-secret", "your-secret-admin-token", "change-me", "changeme"})
 URL_SCHEMES = {
     "database_url": ("postgresql://", "postgres://"),
     "redis_url": ("redis://", "rediss://", "unix://"),
@@ -318,10 +318,7 @@ class Settings(BaseSettings):
     def admin_token_state(self) -> AdminTokenState:
         if self.admin_token is None:
             return "missing"
-        token = self.admin_token.get_secret_value()
-        plain = token.isascii() and token.isprintable() and " " not in token
-        known = token.casefold() in PUBLISHED_TOKENS
-        return "usable" if plain and not known and len(token) >= ADMIN_TOKEN_LENGTH_MIN else "refused"
+        return "usable" if is_usable_token(self.admin_token.get_secret_value()) else "refused"
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -343,10 +340,7 @@ def problems(settings: Settings) -> list[str]:
     """What an operator should know and need not stop the process for, in sentences without values."""
     found = [f"{name} holds the guide's placeholder and counts as absent." for name in settings._placeholders]
     if settings.admin_token_state == "refused":  # noqa: S105
-        found.append(
-            "OPENCLAW_ADMIN_TOKEN is published, or shorter than 32 visible ASCII characters: "
-            "the admin API is disabled until it is changed."
-        )
+        found.append(f"OPENCLAW_ADMIN_TOKEN {WEAK_TOKEN}")
     for name, secret in (
         ("OPENCLAW_KEY_PEPPER", settings.key_pepper),
         ("OPENCLAW_CHAIN_KEY", settings.chain_key),

@@ -144,6 +144,17 @@ AdminTokenState: TypeAlias = Literal["usable", "missing", "refused"]
 BillingMode: TypeAlias = Literal["mock", "test", "live"]
 
 
+ADMIN_TOKEN_LENGTH_MIN = 32
+PUBLISHED_TOKENS = frozenset({"admin-token-secret", "your-secret-admin-token", "change-me", "changeme"})
+WEAK_TOKEN = "is published, or shorter than 32 visible ASCII characters: the admin API is disabled until it is changed."  # noqa: S105
+
+
+def is_usable_token(token: str) -> bool:
+    """Whether nobody can guess an admin token, and every header can carry it."""
+    plain = token.isascii() and token.isprintable() and " " not in token
+    return plain and token.casefold() not in PUBLISHED_TOKENS and len(token) >= ADMIN_TOKEN_LENGTH_MIN
+
+
 def placeholders_in(value: object) -> tuple[int, int]:
     """How many parts of a comma list are the guide's placeholders, and how many parts there are."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -387,8 +387,76 @@ def test_verify_names_the_first_entry_that_was_tampered_with(
     done = run("verify")
     assert done.code == 1
     assert re.search(r"openclaw_clients\.journal at byte \d+ \(entry \d+\)", done.err)
-    refused = run("repair", "--yes")
-    assert "restore the newest backup" in refused.err
+    for options in ([], ["--yes"]):
+        refused = run("repair", *options)
+        assert (refused.code, "restore the newest backup" in refused.err) == (1, True)
+
+
+def cut(data: Path, lines: int = 6) -> None:
+    journal = data / "openclaw_clients.journal"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-lines]))
+
+
+def files_of(data: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in data.iterdir() if path.is_file()}
+
+
+def test_an_end_that_was_cut_off_is_told_and_never_made_official(
+    run: Run, acme: dict[str, Any], data: Path
+) -> None:
+    for number in range(6):
+        run("credits", acme["client_id"], "1", "--reason", f"gift {number}")
+    noted = run("verify", "--json").json
+    head = f"{noted['seq']}:{noted['head']}"
+    assert run("verify", "--head", head).code == 0
+    cut(data)
+    before = files_of(data)
+    told = run("verify")
+    assert (told.code, "its end was cut off" in told.err) == (1, True)
+    for command in (["repair"], ["repair", "--yes"]):
+        refused = run(*command)
+        assert (refused.code, "its end was cut off" in refused.err) == (1, True)
+        assert "restore the newest backup" in refused.err
+    for command in (["clients", "list"], ["adopt"], ["discard"]):
+        assert run(*command).code == 78
+    assert run("doctor").code == 1
+    assert files_of(data)["openclaw_clients.journal"] == before["openclaw_clients.journal"]
+    assert files_of(data)["openclaw_clients.checkpoint"] == before["openclaw_clients.checkpoint"]
+    # Whoever removes what knows of it is found by what was noted elsewhere.
+    (data / "openclaw_clients.checkpoint").unlink()
+    assert run("verify").code == 0
+    assert run("verify", "--head", head).code == 1
+    assert run("repair", "--head", head).code == 1
+    assert run("verify", "--head", "12").code == 2
+
+
+def test_doctor_tells_of_a_backup_that_knows_more(
+    run: Run, acme: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seq = run("verify", "--json").json["seq"]
+    run("credits", acme["client_id"], "1", "--reason", "gift")
+    made = Path(run("backup").out.strip())
+    earlier = tmp_path / "earlier"
+    run("restore", str(made), str(earlier), "--to", str(seq))
+    monkeypatch.setenv("OPENCLAW_DATA_DIR", str(earlier))
+    assert run("doctor").err.endswith("All is well.\n")
+    # Wanted or not, it is told of; what was restored on purpose goes on.
+    (data / "backups").rename(earlier / "backups")
+    told = run("doctor")
+    assert (told.code, f"the backup {made.name} knows entry" in told.err) == (1, True)
+    assert run("clients", "list").code == 0
+
+
+def test_what_is_gone_is_not_begun_anew(run: Run, acme: dict[str, Any], data: Path) -> None:
+    run("backup")
+    for name in ("journal", "checkpoint", "json"):
+        (data / f"openclaw_clients.{name}").unlink()
+    refused = run("clients", "list")
+    assert (refused.code, "openclaw_clients.journal: is missing beside" in refused.err) == (78, True)
+    told = run("repair")
+    assert (told.code, "is missing" in told.err, "restore the newest backup" in told.err) == (1, True, True)
+    (data / "openclaw_clients.checkpoint.turn").unlink()
+    assert run("clients", "list").code == 78
 
 
 def test_a_history_that_was_tampered_with_is_not_shown_and_doctor_says_where(
@@ -488,8 +556,22 @@ def test_a_restore_refuses_a_full_directory_and_a_tampered_backup(
         done = run("restore", str(made), str(tmp_path / "target"))
         assert done.code == 78
         assert "Traceback" not in done.err
+        assert done.err.count("\n") == 1
+        assert "repair" not in done.err
         target = tmp_path / "target"
         assert not target.exists() or not list(target.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "said"), [("0", "and no entry 0"), ("2020-01-01T00:00:00Z", "and not of 2020-01-01")]
+)
+def test_a_moment_before_the_first_entry_is_nothing_to_restore(
+    run: Run, acme: dict[str, Any], tmp_path: Path, to: str, said: str
+) -> None:
+    made, target = run("backup", str(tmp_path / "made")).out.strip(), tmp_path / "target"
+    refused = run("restore", made, str(target), "--to", to)
+    assert (refused.code, said in refused.err) == (78, True)
+    assert not target.exists()
 
 
 def test_repair_tells_first_and_rebuilds_what_is_derived(run: Run, acme: dict[str, Any], data: Path) -> None:

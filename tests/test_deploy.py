@@ -168,8 +168,8 @@ evaluation_interval: 15s
 tests:
   - interval: 15s
     input_series:
-      - {series: 'openclaw_billing_store_writable{instance="a"}', values: '1x4 0x20'}
-      - {series: 'openclaw_billing_store_writable{instance="b"}', values: '1x24'}
+      - {series: 'openclaw_billing_store_refusing{instance="a"}', values: '0x4 1x20'}
+      - {series: 'openclaw_billing_store_refusing{instance="b"}', values: '0x24'}
       - {series: 'openclaw_billing_stripe_events_total{outcome="failed", instance="a"}', values: '0x4 1x60'}
       - {series: 'openclaw_billing_stripe_events_total{outcome="applied", instance="a"}', values: '0+1x60'}
       - {series: 'openclaw_billing_requests_total{operation="submitJob", status="200", instance="a"}', values: '0+50x60'}

@@ -80,7 +80,7 @@ def test_health_ready_and_metrics_answer_anybody(gateway: Served) -> None:
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
     assert metrics.headers["Content-Type"].startswith("text/plain")
-    assert "openclaw_billing_store_writable 1.0" in metrics.text
+    assert "openclaw_billing_store_refusing 0.0" in metrics.text
     for answer in (health, ready, metrics):
         assert str(gateway.data) not in answer.text
         assert "server" not in answer.headers

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import gateway
 from openclaw_billing.records import EntryKind
 from openclaw_billing.settings import load_settings
 from openclaw_billing.web.paths import routes_of
+from openclaw_billing.web.watch import WATCH_SECONDS
 from tests.served import ROOT, clean_environment, served
 
 TOKEN = "0123456789abcdef" * 4
@@ -157,19 +160,17 @@ async def test_nothing_of_a_strangers_becomes_a_label(
 async def test_a_store_that_cannot_be_written_is_told(
     http: httpx.AsyncClient, grown: Callable[[], Awaitable[Counts]], tmp_path: Path
 ) -> None:
-    import fcntl
-
     await create(http)
     with (tmp_path / "data/openclaw_clients.lock").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         refused = await http.post("/api/intake", headers=ADMIN, json=JOB)
         assert (refused.status_code, refused.json()["detail"]) == (503, "storage unavailable")
         found = counts_in((await http.get("/metrics")).text)
-        assert found["store_writable", ""] == 0
+        assert found["store_refusing", ""] == 1
     assert (await http.post("/api/intake", headers=ADMIN, json=JOB)).status_code == 200
     found = await grown()
     assert found["store_errors_total", ""] == 1
-    assert counts_in((await http.get("/metrics")).text)["store_writable", ""] == 1
+    assert counts_in((await http.get("/metrics")).text)["store_refusing", ""] == 0
 
 
 async def test_what_a_dead_worker_said_of_itself_is_told_no_more(
@@ -177,16 +178,37 @@ async def test_what_a_dead_worker_said_of_itself_is_told_no_more(
 ) -> None:
     said = """
 import os
-from openclaw_billing.metrics import REQUESTS, STORE_WRITABLE
-STORE_WRITABLE.set(0)
+from openclaw_billing.metrics import REQUESTS, STORE_REFUSING
+STORE_REFUSING.told(True)
 REQUESTS.labels("submitJob", "200").inc(3)
 """
     environment = clean_environment(PROMETHEUS_MULTIPROC_DIR=str(tmp_path), PYTHONPATH=str(ROOT))
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", said], env=environment, check=True)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     found = counts_in((await http.get("/metrics")).text)
-    assert ("store_writable", "") not in found
+    assert ("store_refusing", "") not in found
     assert found["requests_total", 'operation="submitJob",status="200"'] == 3
+
+
+def test_workers_that_nobody_asks_say_nothing_wrong_and_see_when_it_is_over(tmp_path: Path) -> None:
+    shared = tmp_path / "metrics"
+    shared.mkdir()
+    settings = {"PROMETHEUS_MULTIPROC_DIR": str(shared)}
+    with served(tmp_path / "gateway", workers=2, settings=settings) as running:
+
+        def refusing() -> float:
+            return counts_in(httpx.get(f"{running.base}/metrics").text)["store_refusing", ""]
+
+        assert [refusing() for _ in range(4)] == [0.0] * 4
+        with (running.data / "openclaw_clients.lock").open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            # Whichever is scraped.
+            time.sleep(2 * WATCH_SECONDS)
+            assert [refusing() for _ in range(4)] == [1.0] * 4
+        deadline = time.monotonic() + 3 * WATCH_SECONDS
+        while refusing():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_several_workers_are_added_up(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from openclaw_billing import accounts
 from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one, words
-from openclaw_billing.contracts import HistoryQuery, Query
+from openclaw_billing.contracts import HistoryQuery, Query, Transaction
 from openclaw_billing.errors import NotFound
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.text import clean_email
@@ -128,17 +129,12 @@ def change_client(
 ) -> None:
     """Change a client's name, address or metadata; what is not named stays."""
     with opened() as runtime:
-        client = runtime.view.clients.get(client_id)
-        if client is None:
-            raise NotFound("Client")
         runtime.write_and_wait(
-            accounts.update_client,
+            update_client,
             client_id,
             name=None if name is None else words(name, NAME_LENGTH_MAX, "--name"),
             email=None if email is None else _address(email),
-            metadata=_noted(client.metadata, note or []),
-            if_version=client.version,
-            actor=ACTOR,
+            notes=note or [],
         )
         show_one(_shown(runtime, client_id), as_json=as_json)
 
@@ -231,6 +227,22 @@ def _noted(metadata: Mapping[str, str], notes: list[str]) -> dict[str, str]:
     if len(found) > METADATA_MAX:
         raise typer.BadParameter(f"at most {METADATA_MAX} names", param_hint="--note")
     return found
+
+
+def update_client(
+    tx: Transaction,
+    client_id: str,
+    *,
+    name: str | None,
+    email: str | None,
+    notes: list[str],
+    now: datetime,
+) -> None:
+    client = tx.clients.get(client_id)
+    if client is None:
+        raise NotFound("Client")
+    metadata = _noted(client.metadata, notes)
+    accounts.update_client(tx, client_id, name=name, email=email, metadata=metadata, actor=ACTOR, now=now)
 
 
 def _shown(runtime: Runtime, client_id: str) -> dict[str, Any]:

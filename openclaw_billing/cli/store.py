@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +21,17 @@ from openclaw_billing.errors import BadSettings, CorruptStore, StartupError
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.stores import backups, mending
+from openclaw_billing.stores.anchors import Anchor, refuse_shorter
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.usage import standing
 from openclaw_billing.web.csv_export import csv_chunks
 from openclaw_billing.web.views import ClientView
+
+Head = Annotated[
+    str,
+    typer.Option(metavar="SEQ:HEAD", help="A line that the journal must hold, as the log named it."),
+]
 
 FLOORS = {"fastapi": (0, 133), "starlette": (1, 3, 1), "uvicorn": (0, 34), "pydantic": (2, 12)}
 
@@ -86,16 +93,19 @@ def verify(
     directory: Annotated[
         Path | None, typer.Argument(help="A store or a backup; the settings' unless given.")
     ] = None,
+    head: Head = "",
     as_json: Json = False,
 ) -> None:
-    """Check the whole journal: its chain, and that every balance is the sum of its ledger."""
+    """Check the whole journal: its chain, its end, and that every balance is the sum of its ledger."""
     settings = load_settings()
     where = Directory(directory or settings.data_dir, allow_network=True)
     where.open(make=False)
     total = sum((where.path / name).stat().st_size for name in where.names() if ".journal" in name)
     with Progress(disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("Reading the journal", total=total)
-        found = backups.verify(where, chain_of(settings), lambda done: bar.advance(task, done))
+        found = backups.verify(
+            where, chain_of(settings), lambda done: bar.advance(task, done), head=_anchor(head)
+        )
     summary = {
         "directory": str(where.path),
         "seq": found.seq,
@@ -141,11 +151,15 @@ def restore(
 
 def repair(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise it is only told.")] = False,
+    head: Head = "",
 ) -> None:
-    """Rebuild a damaged checkpoint or clients file from the journal. A damaged journal needs `restore`."""
+    """Rebuild a damaged checkpoint or clients file from the journal. A damaged or cut journal needs `restore`."""
     settings = load_settings()
-    for sentence in mending.repair(settings.data_dir, chain_of(settings), really=yes):
+    found = mending.repair(settings.data_dir, chain_of(settings), really=yes, head=_anchor(head))
+    for sentence in found.sentences:
         say(sentence)
+    if not found.mendable:
+        raise typer.Exit(1)
     if not yes:
         say("Nothing was changed: --yes does it.")
 
@@ -185,11 +199,16 @@ def doctor() -> None:
         found += problems(settings)
         if settings.data_dir.exists() or settings.database_url is not None:
             with opened() as runtime:
+                found += [runtime.admin_refusal] if runtime.admin_refusal else []
                 health = runtime.store.health()
                 # Whoever reads of the history has the whole of it checked.
                 runtime.store.ledger(HistoryQuery(limit=1))
                 if not health.writable:
                     found.append(f"Changes are refused: {health.reason}")
+                if settings.database_url is None:
+                    with closing(Directory(settings.data_dir, allow_network=True)) as directory:
+                        directory.open()
+                        refuse_shorter(directory, int(health.details["seq"]))
                 if asyncio.run(_counts_alone(runtime)):
                     # No fault of the gateway's, which goes on.
                     say("Redis is away: each gateway lets in its part of the rates.")
@@ -206,6 +225,13 @@ def chain_of(settings: Settings) -> Chain:
     """The chain under the settings' key."""
     key = settings.chain_key
     return Chain(None if key is None else key.get_secret_value().encode())
+
+
+def _anchor(text: str) -> Anchor | None:
+    try:
+        return Anchor.parsed(text) if text else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--head") from error
 
 
 def _point(text: str) -> int | datetime | None:
@@ -226,7 +252,7 @@ async def _counts_alone(runtime: Runtime) -> bool:
     try:
         if limits.clients is not None:
             await limits.clients.take("doctor", ())
-        return limits.degraded
+        return limits.redis_lost
     finally:
         await limits.aclose()
 

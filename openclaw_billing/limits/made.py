@@ -25,9 +25,14 @@ class Limits:
     unix_seconds: Callable[[], float]
 
     @property
-    def degraded(self) -> bool:
+    def redis_lost(self) -> bool:
         """Whether clients' calls are counted without the other machines."""
         return isinstance(self.clients, RedisLimiter) and self.clients.degraded
+
+    @property
+    def degraded(self) -> bool:
+        """The same, or without the other workers of this machine."""
+        return self.redis_lost or self.local.degraded
 
     async def aclose(self) -> None:
         if self.clients is not None:

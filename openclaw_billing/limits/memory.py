@@ -16,6 +16,8 @@ _NEVER = (0,) * LIMITS_MAX
 class MemoryLimiter:
     """See `contracts.LocalLimiter`."""
 
+    degraded = False
+
     def __init__(self, ticks: Callable[[], int]) -> None:
         self._ticks = ticks
         self._times: dict[str, Sequence[int]] = {}

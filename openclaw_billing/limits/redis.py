@@ -3,6 +3,9 @@
 Whatever waits on an event loop goes in one call, so that many requests share a journey. A Redis that is lost
 costs one short wait: from then on each machine lets in its part of the limits, as many gateways as were last
 known sharing them, until a beat in the background finds Redis again.
+
+What Redis lets in is counted here as well, so that a machine's part goes on from there. And what was let in
+without Redis, or forgotten by it, is held against a call for as long as it matters.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ class _Line:
         )
         self._errors = (redis.exceptions.RedisError, OSError, TimeoutError)
         self._no_script = redis.exceptions.NoScriptError
-        self._local, self._prefix = local, prefix
+        self._local, self._prefix, self._began = local, prefix, prefix + b"began"
         self._gateway_id = local.gateway_id
         self.lost = False
         self._waiting: list[_Call] = []
@@ -96,7 +99,9 @@ class _Line:
 
     async def take(self, key: str, limits: Sequence[Limit]) -> Verdict:
         if self.lost:
-            return self._alone(key, limits)
+            return self._alone(key, limits)._replace(degraded=True)
+        if self._has_gap(limits) and (here := self._alone(key, limits, cost=0)).refused_by:
+            return here
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         name = key.encode("utf-8", "surrogatepass")
         self._waiting.append(_Call(self._prefix + b"rate:" + name, limits, key, verdict))
@@ -138,15 +143,22 @@ class _Line:
             arguments.append(len(call.limits))
             for limit in call.limits:
                 arguments += (limit.interval_us, limit.span_us)
-        answer: list[int] = await self._run("take", [call.key for call in batch], arguments)
+        keys = [self._began, *(call.key for call in batch)]
+        answer: list[int] = await self._run("take", keys, arguments)
         return answer
 
     def _answer(self, batch: list[_Call], stored: list[int]) -> None:
-        now, at = stored[0], 1
+        now, began, at = stored[0], stored[1], 2
+        self._local.counted_together_since(began)
         for call in batch:
             end = at + len(call.limits)
+            verdict = judge(call.limits, stored[at:end], now)
+            if verdict.allowed:
+                here = self._alone(call.name, call.limits)
+                if self._has_gap(call.limits) and here.remaining < verdict.remaining:
+                    verdict = here
             if not call.verdict.done():
-                call.verdict.set_result(judge(call.limits, stored[at:end], now))
+                call.verdict.set_result(verdict)
             at = end
 
     async def _run(self, script: str, keys: list[bytes], arguments: Sequence[int | str]) -> Any:
@@ -170,17 +182,29 @@ class _Line:
         self.lost = True
         for call in waiting:
             if not call.verdict.done():
-                call.verdict.set_result(self._alone(call.name, call.limits))
+                call.verdict.set_result(self._alone(call.name, call.limits)._replace(degraded=True))
 
-    def _alone(self, key: str, limits: Sequence[Limit]) -> Verdict:
-        part = shared_by(tuple(limits), self._local.gateways)
-        return self._local.take_now(key, part)._replace(degraded=True)
+    def _alone(self, key: str, limits: Sequence[Limit], cost: int = 1) -> Verdict:
+        """What this machine says, by its part of the limits."""
+        return self._local.take_now(key, shared_by(tuple(limits), self._local.gateways), cost)
+
+    def _has_gap(self, limits: Sequence[Limit]) -> bool:
+        """Whether Redis may not know of all that still counts against a call."""
+        return self._local.gap_within(max((limit.span_us for limit in limits), default=0))
 
     async def _beat(self) -> None:
         """Say that this gateway is there, learn how many are, and find Redis again if it was lost."""
         try:
             arguments: list[int | str] = [self._gateway_id, GATEWAY_US]
-            self._local.gateways = await self._run("register", [self._prefix + b"gateways"], arguments)
+            keys = [self._prefix + b"gateways", self._began]
+            gateways, began = await self._run("register", keys, arguments)
+            self._local.counted_together_since(began)
+            if self.lost:
+                self._local.had_gap()
+            if self._local.gap_within(GATEWAY_US):
+                # It may not have heard of all of them again.
+                gateways = max(gateways, self._local.gateways)
+            self._local.gateways = gateways
             if self.lost:
                 log.warning("Redis is back: %d gateways share the rates", self._local.gateways)
             self.lost = False

@@ -45,9 +45,10 @@ _ALL_TIMES = struct.Struct(f"<{SLOTS * LIMITS_MAX}q")
 _NEVER = (0,) * LIMITS_MAX
 _BUCKET = _DIGESTS + _ALL_TIMES.size
 _FILE_BYTES = _HEADER + BUCKETS * _BUCKET
-# The header: the id of this machine's gateway, then how many gateways there were when last told.
+# The header: the id of this machine's gateway, how many gateways there were when last told, since when they
+# count together, and when that had a gap last.
 _ID = slice(0, 16)
-_GATEWAYS = 16
+_GATEWAYS, _BEGAN, _GAP = 16, 24, 32
 _COUNT = struct.Struct("<q")
 # A lock on a range that belongs to the open file and not to the process: Linux has it, others lock it whole.
 # The words of it are laid out as 64-bit Linux has them.
@@ -85,7 +86,11 @@ class SharedLimiter:
             try:
                 return self._judge(table, digest, bucket, limits, cost)
             finally:
-                _let_go(self._fd, unlock)
+                try:
+                    _let_go(self._fd, unlock)
+                except OSError:
+                    # Closing gives it back as well; the next call opens the file again.
+                    self._shut()
 
     def _judge(
         self, table: mmap.mmap, digest: bytes, bucket: int, limits: Sequence[Limit], cost: int
@@ -101,6 +106,12 @@ class SharedLimiter:
         return verdict
 
     @property
+    def degraded(self) -> bool:
+        """Whether this process counts alone now, or some calls of it."""
+        now = self._ticks()
+        return (self._opened and self._map is None) or any(until > now for until in self._stuck.values())
+
+    @property
     def gateway_id(self) -> str:
         """The name of this machine's gateway, the same for all of its workers."""
         with self._guard:
@@ -110,25 +121,51 @@ class SharedLimiter:
     @property
     def gateways(self) -> int:
         """How many gateways there were when last told; at least this one."""
-        return 1 if self._map is None else max(_COUNT.unpack_from(self._map, _GATEWAYS)[0], 1)
+        return max(self._noted(_GATEWAYS), 1)
 
     @gateways.setter
     def gateways(self, number: int) -> None:
+        self._note(_GATEWAYS, number)
+
+    def counted_together_since(self, began: int) -> None:
+        """What counts for all gateways began then. If that is not as it was told before, something is forgotten."""
+        known = self._noted(_BEGAN)
+        if known != began:
+            self._note(_BEGAN, began)
+            if known:
+                self.had_gap()
+
+    def had_gap(self) -> None:
+        """Until now what was let in here, or elsewhere, was not counted for all gateways."""
+        self._note(_GAP, self._ticks())
+
+    def gap_within(self, span_us: int) -> bool:
+        """Whether that was so at any time in the span before now."""
+        gap = self._noted(_GAP)
+        return bool(gap) and 0 <= self._ticks() - gap <= span_us
+
+    def _noted(self, at: int) -> int:
+        return 0 if self._map is None else int(_COUNT.unpack_from(self._map, at)[0])
+
+    def _note(self, at: int, number: int) -> None:
         if self._map is not None:
-            _COUNT.pack_into(self._map, _GATEWAYS, number)
+            _COUNT.pack_into(self._map, at, number)
 
     async def aclose(self) -> None:
         self.close()
 
     def close(self) -> None:
         with self._guard:
-            self._opened = False
-            table, self._map = self._map, None
-            if table is not None:
-                table.close()
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self._shut()
+
+    def _shut(self) -> None:
+        self._opened = False
+        table, self._map = self._map, None
+        if table is not None:
+            table.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _open(self) -> mmap.mmap | None:
         if self._opened:

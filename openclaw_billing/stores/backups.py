@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openclaw_billing.errors import BadSettings, CorruptStore
+from openclaw_billing.errors import BadSettings, CorruptStore, StartupError
+from openclaw_billing.stores.anchors import MANIFEST, Anchor, Heads, anchors_of, manifest_of
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain, Line, Reader
 from openclaw_billing.stores.journal_files import JOURNAL, closed_name, closed_segments
 from openclaw_billing.stores.json_load import apply
 from openclaw_billing.stores.tables import Base
 
-MANIFEST = "backup.json"
 SECRETS = ("pepper",)
 COPIES_MAX = 10
 
@@ -51,7 +51,10 @@ def walk(directory: Directory, chain: Chain, progress: Callable[[int], None] | N
     reader = Reader("", chain)
     for name in names:
         reader.path = str(directory.path / name)
-        data = directory.read(name, links_max=64)
+        try:
+            data = directory.read(name, links_max=64)
+        except FileNotFoundError as error:
+            raise CorruptStore(reader.path, "is missing") from error
         good = 0
         for line in reader.lines(data, 0):
             good = line.end
@@ -61,14 +64,27 @@ def walk(directory: Directory, chain: Chain, progress: Callable[[int], None] | N
             progress(len(data))
 
 
-def verify(directory: Directory, chain: Chain, progress: Callable[[int], None] | None = None) -> Verified:
-    """Whether the chain is whole and every client's balance is the sum of its ledger."""
+def verify(
+    directory: Directory,
+    chain: Chain,
+    progress: Callable[[int], None] | None = None,
+    *,
+    head: Anchor | None = None,
+) -> Verified:
+    """Whether the chain is whole, ends no sooner than is known, and every balance is the sum of its ledger.
+
+    `head` is a line that it must hold; what the directory itself knows is asked for as well.
+    """
     verified = Verified()
+    # Known before the journal is read: a gateway that runs meanwhile only adds to it.
+    heads = Heads([*anchors_of(directory), *([] if head is None else [head])])
     base = Base()
     sums: dict[str, list[int]] = {}
     try:
+        manifest = manifest_of(directory)
         for line in walk(directory, chain, progress):
             apply(base, line)
+            heads.see(line)
             verified.seq, verified.head = line.seq, line.sum
             for entry in line.data.get("ledger", ()):
                 verified.entries += 1
@@ -76,8 +92,11 @@ def verify(directory: Directory, chain: Chain, progress: Callable[[int], None] |
                 total[0] += entry.get("available", 0)
                 total[1] += entry.get("reserved", 0)
     except CorruptStore as error:
-        verified.problems.append(str(error))
+        verified.problems.append(error.finding)
         return verified
+    verified.problems += heads.problems(verified.seq)
+    if manifest not in (None, (verified.seq, verified.head)):
+        verified.problems.append("The backup does not end where its manifest says.")
     for account in base.accounts:
         verified.clients += 1
         available, reserved = sums.get(account.client_id, [0, 0])
@@ -100,7 +119,7 @@ def backup(directory: Directory, chain: Chain, target: Path) -> dict[str, Any]:
                 _copy(directory, copied, name)
         verified = verify(copied, chain)
         if verified.problems:
-            raise CorruptStore(str(target), verified.problems[0])
+            raise StartupError(f"{verified.problems[0]} No backup was made.")
         manifest = {"seq": verified.seq, "head": verified.head, "made_at": datetime.now(UTC).isoformat()}
         copied.write_new(MANIFEST, [json.dumps(manifest, indent=1).encode() + b"\n"])
         copied.sync()
@@ -112,7 +131,7 @@ def restore(source: Path, target: Path, chain: Chain, *, to: int | datetime | No
 
     Raises:
         BadSettings: the target is not empty, or the source does not reach to that point.
-        CorruptStore: the backup does not pass its own chain, or its tail was cut.
+        StartupError: the backup does not pass its own chain, or its tail was cut.
     """
     if target.exists() and any(target.iterdir()):
         raise BadSettings(f"{target} is not empty: a store is restored into an empty directory only")
@@ -164,13 +183,10 @@ def _checked(directory: Directory, chain: Chain) -> tuple[Verified, datetime]:
     """What the source holds, and up to which moment it does."""
     verified = verify(directory, chain)
     if verified.problems:
-        raise CorruptStore(str(directory.path), verified.problems[0])
+        raise StartupError(f"{verified.problems[0]} Nothing was restored.")
     if not directory.exists(MANIFEST):
         return verified, datetime.now(UTC)
-    manifest = json.loads(directory.read(MANIFEST))
-    if (manifest["seq"], manifest["head"]) != (verified.seq, verified.head):
-        raise CorruptStore(str(directory.path), "its end is not the one that its manifest names")
-    return verified, datetime.fromisoformat(manifest["made_at"])
+    return verified, datetime.fromisoformat(json.loads(directory.read(MANIFEST))["made_at"])
 
 
 def _check_point(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
@@ -173,9 +174,11 @@ class Directory:
         fd = self.open_file(name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(fd)
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
         return fd
 
     def is_locked(self, name: str) -> bool:
@@ -185,18 +188,49 @@ class Directory:
         return fd is None
 
     def kept_secret(self, name: str) -> str | None:
-        """The secret kept in that file."""
+        """The secret kept in that file, None where there is none.
+
+        Raises:
+            BadSettings: it cannot be read, or is no text of ours.
+        """
         try:
-            return self.read(name, links_max=2).decode("ascii").strip()
-        except FileNotFoundError:
-            return None
+            with self._named(name):
+                text = self.read(name, links_max=2)
+        except BadSettings as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        if not text.isascii() or not text.strip():
+            raise BadSettings(f"{self.path / name} {'is not ASCII text' if text.strip() else 'is empty'}")
+        return text.decode("ascii").strip()
 
     def secret(self, name: str, made: str) -> tuple[str, bool]:
-        """The same, or `made` written there now; whether it was made now."""
+        """The same, or `made` written there now; whether it was made now. Raises as that does."""
         if (kept := self.kept_secret(name)) is not None:
             return kept, False
+        with self._named(name):
+            won = self._make(name, made.encode("ascii") + b"\n")
+        text = self.kept_secret(name)
+        assert text is not None
+        return text, won
+
+    def is_private(self, name: str) -> bool:
+        """Whether nobody but its owner may read or write the file."""
+        return not os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode & 0o077
+
+    @contextlib.contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BadSettings(f"{self.path / name} cannot be read or made: {error.strerror}") from error
+        except CorruptStore as error:
+            raise BadSettings(error.finding) from error
+
+    def _make(self, name: str, made: bytes) -> bool:
+        """Whether it was made here, and not by somebody else at the same time."""
         temporary = f"{name}.{os.getpid()}.tmp"
-        self.write_new(temporary, [made.encode("ascii") + b"\n"])
+        self.write_new(temporary, [made])
         try:
             # A hard link fails where the name is taken: of many processes starting at once, one wins.
             os.link(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
@@ -206,12 +240,26 @@ class Directory:
         finally:
             os.unlink(temporary, dir_fd=self.fd)
         self.sync()
-        return self.read(name, links_max=2).decode("ascii").strip(), won
+        return won
+
+
+@contextlib.contextmanager
+def refusals_are_told() -> Iterator[None]:
+    """What the disk or the system refuses is told as every other storage that is away.
+
+    Raises:
+        StorageUnavailable
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable from error
 
 
 def give_back(fd: int) -> None:
-    """End a claim, for children forked meanwhile too."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
+    """End a claim, for children forked meanwhile too. Never raises: closing ends it as well."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
@@ -226,16 +274,28 @@ class FileLock:
         self._directory, self._name, self._seconds_max = directory, name, seconds_max
         self._fds: list[int] = []
         self.held = False
+        self.wanted_since = 0.0
+        """Since when we want it and somebody else has it; 0 when it was not so the last time."""
 
     def acquire(
-        self, seconds_max: float | None = None, meanwhile: Callable[[], object] = lambda: None
+        self,
+        seconds_max: float | None = None,
+        *,
+        asked_at: float = math.inf,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Wait for the lock; `meanwhile` is called again and again.
 
+        Without `seconds_max` it is waited for as long as the lock was made for, counted since it was asked for
+        at `asked_at` and somebody else had it.
+
         Raises:
             StorageUnavailable: somebody else holds it beyond the deadline.
+            OSError: the system gives none.
         """
         deadline = time.monotonic() + (self._seconds_max if seconds_max is None else seconds_max)
+        if seconds_max is None and self.wanted_since:
+            deadline = min(deadline, max(asked_at, self.wanted_since) + self._seconds_max)
         while not self.acquire_now():
             if time.monotonic() >= deadline:
                 raise StorageUnavailable
@@ -243,22 +303,41 @@ class FileLock:
             time.sleep(LOCK_POLL_SECONDS)
 
     def acquire_now(self) -> bool:
-        """Take the lock if nobody else has it; whether it is ours now."""
-        if not self._fds:
-            self._open()
-        if not self._try():
-            return False
-        if not self._is_current():
-            # Somebody removed or replaced the file: a lock on the old one excludes nobody.
+        """Take the lock if nobody else has it; whether it is ours now.
+
+        Raises:
+            OSError: the system gives none.
+        """
+        wanted_since, self.wanted_since = self.wanted_since, 0.0
+        try:
+            if not self._fds:
+                self._open()
+            if self._try():
+                if self._is_current():
+                    self.held = True
+                    return True
+                # Somebody removed or replaced the file: a lock on the old one excludes nobody.
+                self.forget()
+        except OSError:
+            # One without the other holds nothing, and must keep nobody out.
             self.forget()
-            return False
-        self.held = True
-        return True
+            raise
+        self.wanted_since = wanted_since or time.monotonic()
+        return False
+
+    def waited(self) -> float:
+        """For how many seconds by now it has been wanted in vain."""
+        since = self.wanted_since
+        return time.monotonic() - since if since else 0.0
 
     def release(self) -> None:
+        """Let go of the lock. Never raises: what cannot be unlocked is closed, which ends the lock as well."""
         self.held = False
-        for fd in reversed(self._fds):
-            fcntl.flock(fd, fcntl.LOCK_UN)
+        try:
+            for fd in reversed(self._fds):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError:
+            self.forget()
 
     def forget(self) -> None:
         """Let go of the descriptors; the lock with them, unless a forked child has them too."""
@@ -277,12 +356,9 @@ class FileLock:
         try:
             for fd in self._fds:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            # One without the other holds nothing, and must keep nobody out.
+        except BlockingIOError:
             self.release()
-            if isinstance(error, BlockingIOError):
-                return False
-            raise
+            return False
         return True
 
     def _is_current(self) -> bool:

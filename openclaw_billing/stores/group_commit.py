@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -27,12 +28,14 @@ OPERATIONS_PER_BATCH_MAX = 512
 OPERATIONS_WAITING_MAX = 20_000
 OPERATIONS_AHEAD_MAX = 128
 """How many an event loop runs ahead at once: some milliseconds' worth."""
+TURN_SECONDS = 0.05
+"""How often a caller that waits for the turn looks whether its own ticket is settled."""
 
 
 class Ticket:
     """One operation that waits for its batch."""
 
-    __slots__ = ("answer", "done", "error", "name", "operation", "settle")
+    __slots__ = ("answer", "asked_at", "done", "error", "name", "operation", "settle")
 
     def __init__(self, operation: Operation[object], name: str, settle: Settle | None) -> None:
         self.operation = operation
@@ -41,6 +44,7 @@ class Ticket:
         self.answer: object = None
         self.error: BaseException | None = None
         self.done = False
+        self.asked_at = time.monotonic()
 
     def finish(self) -> None:
         self.done = True
@@ -77,7 +81,7 @@ class GroupCommit(ABC):
     def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
         """Run the tickets and make them durable; give each its answer or its error. Never raises.
 
-        What it answers is called once nobody waits for the batch any more.
+        Those that it postpones are settled with a later batch. What it answers is called once nobody waits for the batch any more.
         """
 
     def idle(self) -> None:  # noqa: B027 - a store need not do anything when nothing waits
@@ -90,9 +94,14 @@ class GroupCommit(ABC):
     def run(self, operation: Operation[T], name: str) -> T:
         ticket = Ticket(operation, name, None)
         self._enter(ticket)
-        with self._turn:
-            while not ticket.done:
-                self._run_batch()
+        while not ticket.done:
+            # Whoever has the turn may keep it for long behind somebody's lock, and settle this one long before.
+            if self._turn.acquire(timeout=TURN_SECONDS):
+                try:
+                    if not ticket.done:
+                        self._run_batch()
+                finally:
+                    self._turn.release()
         self._start_writer()
         if ticket.error is not None:
             raise ticket.error
@@ -124,6 +133,11 @@ class GroupCommit(ABC):
 
     def run_ahead(self, tickets: list[Ticket]) -> None:  # noqa: B027 - a store need not
         """Run what waits, though its turn has not come: `commit` may find it done. Never raises."""
+
+    def postpone(self, tickets: list[Ticket], first: int) -> None:
+        """Leave those from the `first` on to the next batch, which begins with them: they are none of this one."""
+        self._queue.extendleft(reversed(tickets[first:]))
+        del tickets[first:]
 
     def resume(self) -> None:
         """Take operations again after `drain`."""
@@ -169,7 +183,7 @@ class GroupCommit(ABC):
         try:
             if tickets := self._next_batch():
                 if not self.may_commit_here(tickets):
-                    self._queue.extendleft(reversed(tickets))
+                    self.postpone(tickets, 0)
                     return False
                 self._commit_batch(tickets)
         finally:

@@ -11,6 +11,9 @@ JOURNAL = "openclaw_clients.journal"
 LOCK = "openclaw_clients.lock"
 CHECKPOINT = "openclaw_clients.checkpoint"
 TURN = f"{CHECKPOINT}.turn"
+"""Locked while a snapshot is written. Its file is made beside a durable journal: it says that a store was here."""
+BEGUN = "openclaw_clients.moving"
+"""Stands in a directory for as long as the store there is not whole."""
 _CLOSED = re.compile(rf"^{re.escape(JOURNAL)}\.(\d{{6}})$")
 
 

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 from openclaw_billing.contracts import Operation
 from openclaw_billing.errors import BadSettings, CorruptStore, StartupError
+from openclaw_billing.stores.anchors import backups_of
 from openclaw_billing.stores.codec import encode, moment_text, quoted, row_text
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.group_commit import Ticket
 from openclaw_billing.stores.journal import NO_SUM, VERSION, Chain
-from openclaw_billing.stores.journal_files import CLIENTS, JOURNAL, LOCK, TURN, closed_name
+from openclaw_billing.stores.journal_files import BEGUN, CLIENTS, JOURNAL, LOCK, TURN, closed_name
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import run_tickets
 from openclaw_billing.stores.packing import pack
@@ -31,13 +32,17 @@ BACKUP = f"{CLIENTS}.v0.bak"
 def create(directory: Directory, chain: Chain, migrate: Migrate | None) -> None:
     """Make the store; nothing of one may be there but a clients file in the seed's format.
 
+    A lock, a pepper and an admin token are there before the journal, and stay where a first start dies between.
+
     Raises:
-        CorruptStore: parts of a store are there, but not its journal.
+        CorruptStore: parts of a store or backups are there, but not its journal.
     """
     names = [name for name in directory.names() if name.startswith("openclaw_clients.")]
-    rest = [name for name in names if name not in (LOCK, TURN, CLIENTS, BACKUP)]
+    if BEGUN in names:
+        raise StartupError(f"A move into {directory.path} is not finished: run `move` again")
+    rest = [name for name in names if name not in (LOCK, CLIENTS, BACKUP)] or backups_of(directory)
     if rest:
-        raise CorruptStore(str(directory.path / JOURNAL), f"is missing beside {rest[0]}")
+        raise CorruptStore(str(directory.path / JOURNAL), f"is missing beside {rest[-1]}")
     lines: list[tuple[str, Parts]] = [("genesis", "")]
     if CLIENTS in names:
         lines = _taken_over(directory, migrate)
@@ -45,6 +50,8 @@ def create(directory: Directory, chain: Chain, migrate: Migrate | None) -> None:
     directory.write_new(f"{JOURNAL}.tmp", [sealed])
     directory.replace(f"{JOURNAL}.tmp", JOURNAL)
     directory.sync()
+    # From now on it says, too, that a store was here.
+    os.close(directory.open_file(TURN, os.O_RDWR | os.O_CREAT))
 
 
 def begin_segment(directory: Directory, segment: int, sealed: bytes) -> None:

@@ -14,7 +14,7 @@ from openclaw_billing.stores.codec import from_row
 from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
-from openclaw_billing.stores.journal_files import JOURNAL, closed_name
+from openclaw_billing.stores.journal_files import BEGUN, JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, marked, parts_of, seal_batch
 from openclaw_billing.stores.json_load import apply, gather
 from openclaw_billing.stores.layers import Layer
@@ -23,8 +23,6 @@ from openclaw_billing.stores.tables import Base
 
 ROWS_PER_LINE = 1_000
 SEGMENT_BYTES = 64 << 20
-BEGUN = "openclaw_clients.moving"
-"""Stands in a directory for as long as the store there is not whole."""
 SECRETS = ("pepper",)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openclaw_billing.errors import CorruptStore, StartupError
+from openclaw_billing.stores.anchors import refuse_shorter
 from openclaw_billing.stores.checkpoint import Position, load_rows, read_position, write_checkpoint
 from openclaw_billing.stores.clients_watch import shown_seq
 from openclaw_billing.stores.codec import from_row
@@ -112,14 +113,16 @@ def load(directory: Directory, chain: Chain, *, believe_checkpoint: bool = True)
     loaded = Loaded()
     closed = _really_closed(directory)
     active = (closed[-1] if closed else 0) + 1
-    if believe_checkpoint:
-        _begin(directory, chain, loaded, active)
+    begun = believe_checkpoint and _begin(directory, chain, loaded, active)
     offset = loaded.size
     reader = Reader("", chain, seq=loaded.seq, head=loaded.head, batch=loaded.batch)
     for segment in range(loaded.segment, active + 1):
         _read_segment(directory, segment, active, offset, reader, loaded)
         offset = 0
     loaded.segment = active
+    if not begun:
+        # No checkpoint says how far the journal went: it shall not be made to say less than is known.
+        refuse_shorter(directory, loaded.seq)
     _refuse_shared(directory, loaded.base)
     return loaded
 
@@ -165,13 +168,13 @@ def differences(data: bytes, base: Base) -> Differing:
     return found
 
 
-def _begin(directory: Directory, chain: Chain, loaded: Loaded, active: int) -> None:
-    """Start from the checkpoint, if there is one and the journal names it."""
+def _begin(directory: Directory, chain: Chain, loaded: Loaded, active: int) -> bool:
+    """Start from the checkpoint, if there is one and the journal names it; whether there is one."""
     path = str(directory.path / CHECKPOINT)
     try:
         data = directory.read(CHECKPOINT)
     except FileNotFoundError:
-        return
+        return False
     position = read_position(path, data)
     if not _is_named(directory, hashlib.sha256(data).hexdigest(), position, active):
         raise CorruptStore(
@@ -182,6 +185,7 @@ def _begin(directory: Directory, chain: Chain, loaded: Loaded, active: int) -> N
     load_rows(path, data, loaded.base)
     loaded.seq, loaded.head, loaded.batch = position.seq, position.head, position.batch
     loaded.segment, loaded.size = position.segment, position.offset
+    return True
 
 
 def _is_named(directory: Directory, digest: str, position: Position, active: int) -> bool:

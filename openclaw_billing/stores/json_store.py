@@ -19,10 +19,11 @@ from openclaw_billing.contracts import E, Health, HistoryQuery, StoreObserver
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.stores.checkpoint import Position
 from openclaw_billing.stores.clients_watch import ClientsWatch, shown_seq
-from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock
+from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock, refusals_are_told
 from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import PARTS, LineHistory
+from openclaw_billing.stores.hold import Hold
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, JOURNAL, LOCK
 from openclaw_billing.stores.json_create import Migrate, clear_leftovers, create, parts_of
@@ -40,10 +41,8 @@ OPENING_SECONDS_MAX = 30.0
 """How long a start waits for the lock: the processes before it may be loading."""
 CLOSING_SECONDS_MAX = 5.0
 READY_SECONDS_MAX = 0.1
-KEPT_SECONDS_MAX = 0.02
-"""How long batches that follow each other at once may share the lock, before others have their chance."""
-ALONE_SECONDS = 1.0
-"""How long no other process must have written for that."""
+"""How long the turn is kept for anything but a change, while somebody else has the lock."""
+LOCKED = "the lock is held by another process"
 
 
 class JsonStore(LineHistory, GroupCommit):
@@ -64,13 +63,13 @@ class JsonStore(LineHistory, GroupCommit):
         self._chain = Chain(chain_key)
         self._lock = FileLock(self.directory, LOCK, lock_seconds_max)
         self._replica = Replica(self.directory, self._chain)
+        self._hold = Hold(self._lock, self._replica, self.run_ahead)
         self._observer = observer
         self._migrate = migrate
         self._resyncing = False
         self._bytes_last = 0
         self._refused = ""
         self._committed_at = 0.0
-        self._kept_since = 0.0
         self._clients = ClientsWatch(self.directory)
         self._snapshots = Snapshots(self)
         survive_forks(self)
@@ -100,28 +99,26 @@ class JsonStore(LineHistory, GroupCommit):
         }
         if self._clients.foreign:
             details["foreign_file"] = self._clients.foreign
-        reason = self._replica.refusal or end.poisoned or ("" if end.fd >= 0 else "the store is closed")
-        reason = reason or self._obstacle()
+        reason = self._obstacle() if end.fd >= 0 else "the store is closed"
         return Health(writable=not reason, reason=reason, details=details)
 
     def _obstacle(self) -> str:
-        """Why a change would be refused now: somebody keeps the lock, or the disk takes nothing."""
+        """Why a change would be refused now: all of one is done but the change."""
         if not self._turn.acquire(timeout=READY_SECONDS_MAX):
-            # Batch follows batch, or one has been waiting for all that time.
-            busy = time.monotonic() - self._committed_at < 1
-            return "" if busy else "the lock is held by another process"
+            # Batch follows batch, or somebody has been waiting for all that time.
+            busy = time.monotonic() - self._committed_at < 1 and self._lock.waited() < READY_SECONDS_MAX
+            return "" if busy else LOCKED
+        end = self._replica.end
         try:
-            self._lock.acquire(READY_SECONDS_MAX)
-            if self._refused:
-                self.directory.try_writing()
-                self._refused = ""
+            with self._exclusive(seconds_max=READY_SECONDS_MAX):
+                if self._refused or end.read_only:
+                    self.directory.try_writing()
+            self._refused = ""
         except StorageUnavailable:
-            return "the lock is held by another process"
+            return self._replica.refusal or end.poisoned or LOCKED
         except OSError as error:
-            return f"the disk takes no change ({error.strerror})"
+            return end.poisoned or f"the disk takes no change ({error.strerror})"
         finally:
-            if not self._replica.end.cut_failed:
-                self._lock.release()
             self._turn.release()
         return ""
 
@@ -135,9 +132,11 @@ class JsonStore(LineHistory, GroupCommit):
                 self._open_files()
             except BaseException as error:
                 self._let_go()
-                if isinstance(error, OSError):
-                    reason = f"The store in {self.directory.path} cannot be opened: {error.strerror or error}"
-                    raise BadSettings(reason) from error
+                if isinstance(error, OSError | StorageUnavailable):
+                    reason = LOCKED if isinstance(error, StorageUnavailable) else error.strerror or error
+                    raise BadSettings(
+                        f"The store in {self.directory.path} cannot be opened: {reason}"
+                    ) from error
                 raise
         self.resume()
         self._consider_snapshot(quiet=True)
@@ -152,7 +151,7 @@ class JsonStore(LineHistory, GroupCommit):
             with contextlib.suppress(StorageUnavailable, CorruptStore, OSError):
                 self._snapshots.write(paced=False, wait_seconds=CLOSING_SECONDS_MAX)
         loaded = self._replica.loaded
-        log.info("Closed the store at entry %d, head %s", loaded.seq, loaded.head)
+        log.info("Closed the store at %d:%s", loaded.seq, loaded.head)
         # Whoever still holds the turn is using the descriptors.
         with self._turn:
             self._let_go()
@@ -196,6 +195,8 @@ class JsonStore(LineHistory, GroupCommit):
                 else:
                     self._replica.prove()
         except (StorageUnavailable, OSError) as error:
+            # Who came later waits on, each as long as the others.
+            self.postpone(tickets, self._hold.waited_enough(tickets))
             self._refuse(tickets, error)
             return None
         ran.tell()
@@ -210,19 +211,13 @@ class JsonStore(LineHistory, GroupCommit):
         if end.fd < 0 or end.poisoned or not end.is_quick:
             return False
         with contextlib.suppress(StorageUnavailable, OSError):
-            self._wait_for_lock(tickets, BRIEFLY_SECONDS)
+            self._hold.take(tickets, BRIEFLY_SECONDS)
         return self._lock.held
 
     def run_ahead(self, tickets: list[Ticket]) -> None:
         replica = self._replica
         if not replica.end.poisoned:
             replica.ahead.run(tickets, lambda: replica.loaded.seq, self._run)
-
-    def _wait_for_lock(self, tickets: list[Ticket], seconds_max: float | None = None) -> None:
-        """Take the lock. While another process commits its batch, ours is run ahead, and theirs taken in."""
-        if not self._lock.acquire_now():
-            self.run_ahead(tickets)
-            self._lock.acquire(seconds_max, meanwhile=self._replica.read_on)
 
     def _ran(self, tickets: list[Ticket]) -> Ran:
         """What the tickets come to now."""
@@ -273,7 +268,7 @@ class JsonStore(LineHistory, GroupCommit):
     def publish_snapshot(self, mark: dict[str, Any], generation: int) -> bool:
         """Mark the snapshot that lies under temporary names as ours, and put it in its place."""
         replica = self._replica
-        with self._turn, self._exclusive():
+        with self._turn, self._exclusive(seconds_max=READY_SECONDS_MAX):
             if generation != replica.generation:
                 return False
             whole = "clients_seq" not in mark
@@ -296,42 +291,14 @@ class JsonStore(LineHistory, GroupCommit):
                 replica.close_segment()
             return True
 
-    @contextlib.contextmanager
-    def _exclusive(self, tickets: list[Ticket] | None = None) -> Iterator[None]:
+    def _exclusive(
+        self, tickets: list[Ticket] | None = None, seconds_max: float | None = None
+    ) -> contextlib.AbstractContextManager[None]:
         """Hold the lock, with everything taken in that others appended. The tickets are what it is for."""
-        replica = self._replica
-        if replica.end.fd < 0:
-            raise StorageUnavailable
-        if not self._lock.held:
-            self._wait_for_lock(tickets or [])
-        try:
-            with replica.state:
-                if not self._kept_since:
-                    replica.catch_up()
-                replica.appending = True
-            yield
-        finally:
-            replica.appending = False
-            # Bytes that no disk holds stay behind the lock, or others would build on them.
-            if replica.end.cut_failed or not self._may_keep_lock():
-                self.rest()
-
-    def _may_keep_lock(self) -> bool:
-        """Whether to keep the lock for the batch that follows at once: nobody else was seen to want it."""
-        now = time.monotonic()
-        if (
-            not self.another_follows
-            or now - self._replica.others_at < ALONE_SECONDS
-            or self._replica.end.poisoned
-        ):
-            return False
-        self._kept_since = self._kept_since or now
-        return now - self._kept_since < KEPT_SECONDS_MAX
+        return self._hold.held(tickets or [], lambda: self.another_follows, seconds_max)
 
     def rest(self) -> None:
-        self._kept_since = 0.0
-        if self._lock.held and not self._replica.end.cut_failed:
-            self._lock.release()
+        self._hold.end()
 
     def _refuse(self, tickets: list[Ticket], error: Exception) -> None:
         reason = getattr(error, "strerror", None) or str(getattr(error, "detail", error))
@@ -367,12 +334,13 @@ class JsonStore(LineHistory, GroupCommit):
         replica = self._replica
         if replica.end.fd < 0:
             raise StorageUnavailable
-        if replica.end.moved() and not replica.read_on():
-            self._resync()
-        with replica.state:
-            # A descriptor of our own stays at this segment, whatever is closed meanwhile.
-            active, number = (os.dup(replica.end.fd), replica.end.size), replica.loaded.segment
-        return replica.history.entries(active, number, PARTS[record], record, query)
+        with refusals_are_told():
+            if replica.end.moved() and not replica.read_on():
+                self._resync()
+            with replica.state:
+                # A descriptor of our own stays at this segment, whatever is closed meanwhile.
+                active, number = (os.dup(replica.end.fd), replica.end.size), replica.loaded.segment
+            yield from replica.history.entries(active, number, PARTS[record], record, query)
 
     # Forking
 

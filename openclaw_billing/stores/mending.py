@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from openclaw_billing.errors import BadSettings, CorruptStore
+from openclaw_billing.stores.anchors import Anchor
 from openclaw_billing.stores.backups import verify
 from openclaw_billing.stores.clients_watch import foreign_name
 from openclaw_billing.stores.files import Directory, FileLock
@@ -18,6 +19,10 @@ from openclaw_billing.stores.journal_files import CHECKPOINT, CLIENTS, LOCK
 from openclaw_billing.stores.json_load import Differing, ForeignEdit, check_clients_file, load
 
 FOREIGN_BYTES_MAX = 256 << 20
+UNREPAIRABLE = (
+    "The journal is the truth and cannot be rebuilt: restore the newest backup into an empty directory with "
+    "`python -m openclaw_billing restore`. Nothing was changed."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +34,25 @@ class SetAside:
     differing: Differing
 
 
-def repair(path: Path, chain: Chain, *, really: bool) -> list[str]:
-    """What is wrong with the store's files and what helps, in sentences; done when `really`."""
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What is wrong with the store's files, in sentences. Not `mendable` is a journal that is not whole."""
+
+    sentences: list[str]
+    mendable: bool = True
+
+
+def repair(path: Path, chain: Chain, *, really: bool, head: Anchor | None = None) -> Repair:
+    """What is wrong with the files that are made of the journal; they are made anew when `really`.
+
+    Nothing is made of a journal that is damaged, or shorter than the directory or `head` knows it.
+    """
     with _locked(path) as directory:
-        found = verify(directory, chain)
+        found = verify(directory, chain, head=head)
         if found.problems:
-            return [
-                *found.problems,
-                "The journal is the truth and cannot be rebuilt: restore the newest backup into an empty "
-                "directory with `python -m openclaw_billing restore`.",
-            ]
-        return _repair_derived(directory, chain, really=really) or ["All files are as they were written."]
+            return Repair([*found.problems, UNREPAIRABLE], mendable=False)
+        said = _repair_derived(directory, chain, really=really)
+        return Repair(said or ["All files are as they were written."])
 
 
 def set_aside(path: Path, chain: Chain) -> SetAside | None:
@@ -92,7 +105,7 @@ def _repair_derived(directory: Directory, chain: Chain, *, really: bool) -> list
     try:
         loaded = load(directory, chain)
     except CorruptStore as error:
-        said.append(str(error).partition(". Nothing")[0] + ": it is rebuilt from the journal.")
+        said.append(f"{error.finding} It is rebuilt from the journal.")
         if really:
             directory.replace(CHECKPOINT, f"{CHECKPOINT}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
             directory.sync()

@@ -78,10 +78,10 @@ class Replica:
             # Bytes that could not be cut back are on no disk: nobody shall see them.
             if self.appending or self.damaged or end.fd < 0 or end.cut_failed:
                 return True
-            length = end.length()
-            if length < end.size:
-                return False
             try:
+                length = end.length()
+                if length < end.size:
+                    return False
                 return length == end.size or self._take_in(whole_batches=True)
             except (CorruptStore, OSError):
                 return False

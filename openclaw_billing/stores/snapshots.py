@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 QUIET_SECONDS = 0.5
 BYTES_BEHIND_MIN = 32 << 20
 PAUSE_SECONDS = 0.002
+PUBLISHING_SECONDS_MAX = 2.0
 REST_FACTOR = 10
 ROWS_WITHOUT_PAUSE = 2_000
 CLIENTS_REST_FACTOR = 30
@@ -102,13 +103,24 @@ class Snapshots:
             )
             mark = {"seq": position.seq, "head": position.head, "checkpoint": checkpoint}
             mark |= (None if whole else self._clients_there()) or self._write_clients(rows, pause)
-            written = self._store.publish_snapshot(mark, generation)
+            written = self._publish(mark, generation)
         finally:
             self._turn_fd = None
             give_back(turn_fd)
         self.seconds_last = time.monotonic() - begun
         self._not_before = time.monotonic() + REST_FACTOR * self.seconds_last
         return written
+
+    def _publish(self, mark: dict[str, Any], generation: int) -> bool:
+        # Each try is short: meanwhile callers wait for their turn as well, though somebody else has the lock.
+        deadline = time.monotonic() + PUBLISHING_SECONDS_MAX
+        while True:
+            try:
+                return self._store.publish_snapshot(mark, generation)
+            except StorageUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(PAUSE_SECONDS)
 
     def _write_clients(self, rows: dict[str, dict[str, Any]], pause: float) -> dict[str, Any]:
         begun = time.monotonic()

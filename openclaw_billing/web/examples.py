@@ -172,6 +172,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "credits_remaining": 199,
             "credits_limit": 200,
             "credits_reserved": 0,
+            "credits_withdrawn": 0,
             "jobs_used": 1,
             "billing_cycle_start": _BEGAN,
             "billing_cycle_end": _ENDS,

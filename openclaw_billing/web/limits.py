@@ -14,7 +14,7 @@ from openclaw_billing.addresses import UNKNOWN, caller_of, counted_as
 from openclaw_billing.contracts import View
 from openclaw_billing.errors import TooManyRequests
 from openclaw_billing.gcra import SECOND_US, Limit, Verdict, limits_of, wait_us
-from openclaw_billing.metrics import DEGRADED, RATE_REFUSALS, REFUSALS
+from openclaw_billing.metrics import RATE_REFUSALS, REFUSALS
 from openclaw_billing.records import Client, Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.values import Proxies
@@ -77,7 +77,6 @@ class ClientGate:
         else:
             verdict = await limits.clients.take(client.client_id, told.limits)
         fields = told.fields(verdict, int(limits.unix_seconds()))
-        DEGRADED.told(verdict.degraded)
         if verdict.refused_by:
             raise _refusal(verdict, fields)
         request.scope[RATE_FIELDS] = fields

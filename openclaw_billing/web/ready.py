@@ -44,7 +44,7 @@ def _readiness(runtime: Runtime) -> tuple[bool, str, dict[str, Any]]:
     if not health.writable:
         return False, "read-only", {"reason": health.reason}
     warnings = []
-    if runtime.limits.degraded:
+    if runtime.limits.redis_lost:
         warnings.append("Redis is away: each gateway lets in its part of the rates")
     if "foreign_file" in health.details:
         warnings.append(

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.watch import watching
 from openclaw_billing.worker import working
 
 
@@ -22,14 +23,14 @@ def show_new_token(runtime: Runtime) -> None:
 
 
 def serving(runtime: Runtime) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan: the runtime opens, its Stripe worker works, and both end with the application."""
+    """A lifespan: the runtime opens, its Stripe worker works, it is watched, and all end with the application."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         await asyncio.to_thread(runtime.warm)
         show_new_token(runtime)
         try:
-            async with working(runtime):
+            async with working(runtime), watching(runtime):
                 yield
         finally:
             await runtime.aclose()

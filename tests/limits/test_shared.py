@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,26 @@ def test_a_worker_that_stands_still_holds_up_one_call_and_then_nobody(
     ticks.now += 10 * SECOND_US
     assert not limiter.take_now("acme", SLOW).degraded
     limiter.close()
+
+
+def test_a_bucket_that_cannot_be_given_back_keeps_no_other_worker_out(
+    tmp_path: Path, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = fcntl.fcntl
+
+    def without_locks(fd: int, command: int, argument: Any = 0) -> Any:
+        if command == shared_module._OFD and shared_module._RANGE.unpack(argument)[0] == fcntl.F_UNLCK:
+            raise OSError(errno.ENOLCK, "No locks available")
+        return really(fd, command, argument)
+
+    one, two = (SharedLimiter(tmp_path / "data", ticks) for _ in range(2))
+    one.take_now("acme", SLOW)
+    monkeypatch.setattr(fcntl, "fcntl", without_locks)
+    verdicts = [each.take_now("acme", SLOW) for each in (one, two, one, two)]
+    assert [verdict.remaining for verdict in verdicts] == [3, 2, 1, 0]
+    assert not any(verdict.degraded for verdict in verdicts)
+    one.close()
+    two.close()
 
 
 def test_a_forked_child_counts_with_its_parent_and_excludes_it(shared: SharedLimiter) -> None:

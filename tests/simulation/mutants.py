@@ -175,6 +175,31 @@ def nobody_looks_at_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FileLock, "acquire_now", acquire_now)
 
 
+def a_lock_that_cannot_be_given_back_is_an_error(patch: pytest.MonkeyPatch) -> None:
+    """What is durable already is refused for it."""
+
+    def release(self: FileLock) -> None:
+        self.held = False
+        system = Directory.claim.__globals__["fcntl"]
+        for fd in reversed(self._fds):
+            system.flock(fd, system.LOCK_UN)
+
+    patch.setattr(FileLock, "release", release)
+
+
+def a_lock_that_cannot_be_given_back_is_kept(patch: pytest.MonkeyPatch) -> None:
+    """Nobody is told, and everybody else waits for it."""
+
+    def release(self: FileLock) -> None:
+        self.held = False
+        system = Directory.claim.__globals__["fcntl"]
+        for fd in reversed(self._fds):
+            with contextlib.suppress(OSError):
+                system.flock(fd, system.LOCK_UN)
+
+    patch.setattr(FileLock, "release", release)
+
+
 def a_new_lock_file_is_a_new_lock(patch: pytest.MonkeyPatch) -> None:
     """Only the file is locked, and nobody asks whether it still is the one that others open."""
 
@@ -256,6 +281,8 @@ FILES: tuple[Plant, ...] = (
     the_closed_segment_is_named_last,
     the_lock_is_dropped_early,
     nobody_looks_at_the_lock,
+    a_lock_that_cannot_be_given_back_is_an_error,
+    a_lock_that_cannot_be_given_back_is_kept,
     a_new_lock_file_is_a_new_lock,
     what_others_wrote_is_not_read,
     a_batch_run_ahead_is_believed_whatever_was_written,

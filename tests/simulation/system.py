@@ -173,6 +173,12 @@ class System:
         if self._locks.setdefault(thing, handle) is not handle:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
+    def holds_a_lock(self) -> bool:
+        """Whether the process that runs now has any."""
+        assert self.turns.current is not None
+        mine = [fd for fd, owner in self._owners.items() if owner == self.turns.current.number]
+        return any(self._handles[fd] in self._locks.values() for fd in mine)
+
     def uncertain(self) -> None:
         if self.turns.current is not None:
             self.flush_failed.add(self.turns.current.number)

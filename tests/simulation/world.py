@@ -20,6 +20,7 @@ from openclaw_billing.stores import (
     clients_watch,
     files,
     group_commit,
+    hold,
     journal_end,
     journal_files,
     json_create,
@@ -39,6 +40,7 @@ MODULES: tuple[ModuleType, ...] = (
     clients_watch,
     files,
     group_commit,
+    hold,
     journal_end,
     journal_files,
     json_create,
@@ -141,6 +143,8 @@ class World:
                 (errno.EROFS, ("open_to_write", "write", "create", "link", "rename", "unlink", "ftruncate")),
                 (errno.EMFILE, ("open", "open_to_write")),
                 (errno.ENOLCK, ("flock",)),
+                (errno.ENOLCK, ("flock", "unlock")),
+                (errno.ENOLCK, ("unlock",)),
             )
         )
         chance = choice.choice((0.03, 0.3, 1.0))
@@ -272,12 +276,16 @@ class World:
         return self.system.now().replace(microsecond=0)
 
     def _check_health(self, store: JsonStore) -> None:
+        if self.choice.random() < 0.2:
+            self.seen["healthy" if store.health().writable else "unhealthy"] += 1
+        if self.system.holds_a_lock() and not store._lock.held:
+            raise Violation("a lock is held that its holder does not know of")
         if store._replica.damaged:
             raise Violation(f"what is whole was called damaged: {store._replica.damaged}")
 
     def _wait_until_it_works(self, store: JsonStore) -> None:
         for _ in range(PATIENCE):
-            if self._ask(store):
+            if self._ask(store) and store.health().writable:
                 return
             self.system.turns.sleep(0.5)
         raise Violation("nothing fails any more, and the store did not come back")

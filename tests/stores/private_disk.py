@@ -5,14 +5,21 @@ It mounts a tmpfs over the directory, where nobody else sees it, does what it is
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fastapi import Request
+
 from openclaw_billing.errors import StorageUnavailable
+from openclaw_billing.runtime import Runtime
+from openclaw_billing.settings import load_settings
 from openclaw_billing.stores.json_store import JsonStore
+from openclaw_billing.web.ready import readiness
 from tests.stores.charging import charging, opening
 
 
@@ -93,6 +100,8 @@ def made_read_only_and_writable_again(place: Path) -> None:
     disk.mount("-o", "remount,ro")
     disk.store = disk.open()
     say(f"read {len(list(disk.store.view.clients))}")
+    # Before anybody asks for a change.
+    say(disk.store.health().reason)
     disk.charge("j1")
     say(disk.store.health().reason)
     disk.mount("-o", "remount,rw")
@@ -103,10 +112,63 @@ def made_read_only_and_writable_again(place: Path) -> None:
     say(f"found {1000 - found.available}")
 
 
+def read_only_from_the_start(place: Path) -> None:
+    settings = load_settings(data_dir=place)
+    disk = PrivateDisk(place, "size=8m,mode=0700")
+    disk.store.close()
+    with contextlib.closing(Runtime(settings)) as runtime:
+        runtime.open()
+    disk.mount("-o", "remount,ro")
+    with contextlib.closing(Runtime(settings)) as runtime:
+        state = asyncio.run(readiness(runtime, Request({"type": "http", "headers": [], "query_string": b""})))
+        say(f"ready {state.ready} {state.body['status']}")
+    environment = {**os.environ, "OPENCLAW_DATA_DIR": str(place), "PYTHONPATH": str(Path.cwd())}
+    doctor = [sys.executable, "-m", "openclaw_billing", "doctor"]
+    done = subprocess.run(doctor, env=environment, stderr=subprocess.PIPE, text=True, cwd=place, check=False)
+    say(f"doctor {done.returncode}")
+    say(done.stderr.splitlines()[-1])
+
+
+def first_start_on_a_full_disk(place: Path) -> None:
+    # As small as it gets: each start finds a little more room, until one finds enough.
+    for size in range(1, 9):
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={4 * size}k,mode=0700", "none", str(place)], check=True
+        )
+        if not refused_start(place):
+            assert size > 1
+            return
+
+
+def first_start_read_only(place: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=0700", "none", str(place)], check=True)
+    assert refused_start(place)
+
+
+def refused_start(place: Path) -> bool:
+    """Whether a gateway did not start there; what it said is told in one line."""
+    environment = {**os.environ, "OPENCLAW_DATA_DIR": str(place), "PYTHONPATH": str(Path.cwd())}
+    start = "import client_auth, gateway, uvicorn; uvicorn.run = lambda *_, **__: None; raise SystemExit(gateway.main([]))"
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        say(f"{done.returncode} {' '.join(done.stderr.splitlines())}")
+    return done.returncode != 0
+
+
 SCENARIOS: tuple[Callable[[Path], None], ...] = (
     filled_up_and_emptied,
     without_inodes,
     made_read_only_and_writable_again,
+    read_only_from_the_start,
+    first_start_on_a_full_disk,
+    first_start_read_only,
 )
 
 if __name__ == "__main__":

@@ -39,7 +39,11 @@ def journal(shop: Shop) -> bytes:
         store.run(charging("c1", f"j{n}"), "charge")
     store._replica.loaded.marked_seq = 99
     store.close()
-    assert shop.names() == {"openclaw_clients.journal", "openclaw_clients.lock"}
+    assert shop.names() == {
+        "openclaw_clients.journal",
+        "openclaw_clients.lock",
+        "openclaw_clients.checkpoint.turn",
+    }
     return shop.journal.read_bytes()
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 
 from openclaw_billing import ledger
 from openclaw_billing.contracts import HistoryQuery
@@ -544,11 +545,19 @@ async def test_readiness_warns_of_an_edit_while_running_and_names_no_file(shop: 
     assert isinstance(store, JsonStore)
     store.run(opening("c1", 5), "open")
     store.snapshot()
-    assert (await readiness(runtime)).body == {"status": "ready", "warnings": []}
+    admin = Request(
+        {
+            "type": "http",
+            "headers": [(b"x-auth-token", b"0123456789abcdef" * 4)],
+            "query_string": b"",
+            "client": None,
+        }
+    )
+    assert (await readiness(runtime, admin)).body == {"status": "ready", "warnings": []}
     shop.clients.write_text('{"mine": {}}')
     store.run(charging("c1", "j1"), "charge")
     store.snapshot()
-    found = await readiness(runtime)
+    found = await readiness(runtime, admin)
     assert found.ready
     [warning] = found.body["warnings"]
     assert "changed by somebody else" in warning

@@ -353,9 +353,9 @@ def doctor(gateway: Served) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def writable(gateway: Served) -> str:
+def refusing(gateway: Served) -> str:
     text = httpx.get(f"{gateway.base}/metrics", timeout=BOUND_SECONDS).text
-    [value] = re.findall(r"^openclaw_billing_store_writable (\S+)$", text, re.MULTILINE)
+    [value] = re.findall(r"^openclaw_billing_store_refusing (\S+)$", text, re.MULTILINE)
     return str(value)
 
 
@@ -367,7 +367,7 @@ def test_readiness_metrics_and_doctor_tell_of_a_database_that_is_away(
     admin = {"X-Auth-Token": gateway.token}
     told = httpx.get(f"{gateway.base}/ready", headers=admin)
     assert told.json() == {"status": "ready", "warnings": []}
-    assert writable(gateway) == "1.0"
+    assert refusing(gateway) == "0.0"
     assert doctor(gateway) == (0, "All is well.\n")
     with killed(database):
         answer = httpx.get(f"{gateway.base}/ready", timeout=BOUND_SECONDS)
@@ -377,13 +377,13 @@ def test_readiness_metrics_and_doctor_tell_of_a_database_that_is_away(
         told = httpx.get(f"{gateway.base}/ready", headers=admin, timeout=BOUND_SECONDS)
         assert told.json()["status"] == "read-only"
         assert told.json()["reason"]
-        assert writable(gateway) == "0.0"
+        assert refusing(gateway) == "1.0"
         code, said = doctor(gateway)
         assert code == 1
         assert "The database cannot be used" in said
     while httpx.get(f"{gateway.base}/ready").status_code != 200:
         time.sleep(0.02)
-    assert writable(gateway) == "1.0"
+    assert refusing(gateway) == "0.0"
     # What was said while it was away is a handful of lines, and not one for each caller.
     assert gateway.said.count("The database is away") == 1
 

@@ -130,6 +130,7 @@ def test_beside_a_database_a_pepper_is_given_or_carried_and_never_made(
         assert not (data / "pepper").exists()
         data.mkdir(mode=0o700, exist_ok=True)
     (data / "pepper").write_text(f"{PEPPER}\n")
+    (data / "pepper").chmod(0o600)
     carried = Runtime(settings)
     carried.open()
     in_settings = Runtime(Settings(data_dir=tmp_path / "other", database_url=postgres_url, key_pepper=PEPPER))

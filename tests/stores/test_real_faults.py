@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from openclaw_billing import ledger
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import StorageUnavailable
+from openclaw_billing.stores.json_store import JsonStore
 from tests.money.machine import START
 from tests.stores.charging import charging, opening
 from tests.stores.conftest import Shop
@@ -105,10 +109,22 @@ def test_a_disk_that_is_read_only_from_the_start_is_read_until_it_is_writable(
     assert private_disk("made_read_only_and_writable_again") == [
         "ACK j0 999 True",
         "read 1",
+        "the disk takes no change (Read-only file system)",
         "503 j1 999 False",
         "the disk takes no change (Read-only file system)",
         "ACK j2 998 True",
         "found 2",
+    ]
+
+
+@needs_mounts
+def test_a_directory_that_is_read_only_from_the_start_is_told_before_anybody_asks_for_a_change(
+    private_disk: Callable[[str], list[str]],
+) -> None:
+    assert private_disk("read_only_from_the_start") == [
+        "ready False read-only",
+        "doctor 1",
+        "Changes are refused: the disk takes no change (Read-only file system)",
     ]
 
 
@@ -147,6 +163,56 @@ def test_a_frozen_holder_of_the_lock_costs_changes_and_no_reading(
     assert holder.stdout.readline() == b"released\n"
     assert store.run(charging("c1", "j1"), "charge") is True
     assert store.health().writable
+
+
+def waits_behind(
+    store: JsonStore, ask: Callable[[str], Callable[[], object]], callers: int, apart: float
+) -> list[float]:
+    """How long each of the callers, who come one after the other, waited for a refusal."""
+    waited: dict[int, float] = {}
+
+    def call(number: int) -> None:
+        time.sleep(number * apart)
+        answered, begun = ask(f"late{number}"), time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            answered()
+        waited[number] = time.monotonic() - begun
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return [waited[number] for number in range(callers)]
+
+
+@pytest.mark.parametrize("kind", ["waiting in a thread", "told by the writer"])
+def test_nobody_waits_for_a_frozen_holder_much_longer_than_another(
+    shop: Shop, holder: subprocess.Popen[bytes], kind: str
+) -> None:
+    """Whoever comes while others wait already waits as long as they do, and not for them as well."""
+    os.kill(holder.pid, signal.SIGSTOP)
+    store = shop.stores[0]
+    store._lock._seconds_max = 0.8
+
+    def ask(job: str) -> Callable[[], object]:
+        if kind == "waiting in a thread":
+            return lambda: store.run(charging("c1", job), "charge")
+        told: SimpleQueue[BaseException | None] = SimpleQueue()
+        store.submit(charging("c1", job), "charge", lambda _answer, error: told.put(error))
+        store.flush_soon()
+
+        def wait() -> None:
+            error = told.get(timeout=10)
+            assert error is not None
+            raise error
+
+        return wait
+
+    waited = waits_behind(store, ask, callers=20, apart=0.04)
+    assert max(waited) < 1.1
+    assert min(waited) > 0.6
+    os.kill(holder.pid, signal.SIGCONT)
 
 
 def test_a_killed_holder_leaves_the_lock_to_the_next(shop: Shop, holder: subprocess.Popen[bytes]) -> None:

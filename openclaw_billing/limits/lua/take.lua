@@ -1,11 +1,18 @@
--- The rule of gcra.py for a batch of calls, by this server's clock. KEYS: each call's key. ARGV, for each:
--- how many limits it has, then each limit's interval and span. The answer: now, then what was stored of
--- every limit before; the caller works out the verdict from that, by the same rule.
-local SLACK = 1000000
+-- The rule of gcra.py for a batch of calls, by this server's clock. KEYS: since when this server counts, then
+-- each call's key. ARGV, for each: how many limits it has, then each limit's interval and span. The answer: now,
+-- since when, then what was stored of every limit before; the caller works out the verdict from that, by the
+-- same rule.
+local SLACK, DAY = 1000000, 86400000
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local answer, at = {now}, 1
-for call = 1, #KEYS do
+local began = redis.call('GET', KEYS[1])
+if not began then
+  -- It was emptied, or is another server: what it was told before is lost.
+  began = string.format('%.0f', now)
+  redis.call('SET', KEYS[1], began, 'PX', DAY)
+end
+local answer, at = {now, tonumber(began)}, 1
+for call = 2, #KEYS do
   local stored = {}
   for part in string.gmatch(redis.call('GET', KEYS[call]) or '', '%d+') do
     stored[#stored + 1] = tonumber(part)
