@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 from fastapi import APIRouter, Request
 
@@ -14,7 +15,6 @@ from openclaw_billing.stripe_events import Kind, event_fact, wants
 from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import InboxSource
 from openclaw_billing.web import strict_json
-from openclaw_billing.web.auth import header
 from openclaw_billing.web.models import Output
 from openclaw_billing.web.route import limited_route
 
@@ -53,7 +53,9 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
                 retry_after_seconds=60,
             )
         try:
-            event = _event(await request.body(), header(request, b"stripe-signature"), signing, runtime)
+            event = _event(
+                await request.body(), request.headers.getlist("stripe-signature"), signing, runtime.now()
+            )
         except BillingError as error:
             runtime.stripe_observer.event("bad_signature" if error.code == "invalid_signature" else "invalid")
             raise
@@ -68,21 +70,18 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-def _event(raw: bytes, signature: str | None, signing: list[str], runtime: Runtime) -> EventFact:
+def _event(raw: bytes, signatures: list[str], signing: list[str], now: datetime) -> EventFact:
     """The event in a signed body.
 
     Raises:
-        BadRequest: `invalid_signature`, without saying why, or `invalid_event`.
+        BadRequest: `invalid_signature` or `invalid_event`, without saying why.
     """
-    if not is_signed(raw, signature or "", signing, runtime.now()):
+    if len(signatures) != 1 or not is_signed(raw, signatures[0], signing, now):
         raise BadRequest("The event is not signed by Stripe", code="invalid_signature")
-    body = strict_json.loads(raw)
-    if isinstance(body, dict):
-        try:
-            return event_fact(body)
-        except ValueError:
-            pass
-    raise BadRequest("The body is not a Stripe event", code="invalid_event")
+    try:
+        return event_fact(strict_json.loads(raw))
+    except (BadRequest, ValueError) as error:
+        raise BadRequest("The body is not a Stripe event", code="invalid_event") from error
 
 
 def _why_ignored(runtime: Runtime, event: EventFact) -> str:
