@@ -161,7 +161,7 @@ class Worker:
     def _tell(self, event: StripeEvent, status: InboxStatus | None, why: str = "") -> None:
         if status is None:
             return
-        self._runtime.stripe_observer.event(status.value)
+        self._runtime.stripe_observer.event(event.type, status.value)
         bad = status in (InboxStatus.ORPHAN, InboxStatus.FAILED)
         say = self._runtime.log.error if bad else self._runtime.log.info
         say(

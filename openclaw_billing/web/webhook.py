@@ -52,17 +52,20 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
                 code="webhook_not_configured",
                 retry_after_seconds=60,
             )
+        begun = time.monotonic()
         try:
             event = _event(
                 await request.body(), request.headers.getlist("stripe-signature"), signing, runtime.now()
             )
         except BillingError as error:
-            runtime.stripe_observer.event("bad_signature" if error.code == "invalid_signature" else "invalid")
+            outcome = "bad_signature" if error.code == "invalid_signature" else "invalid"
+            runtime.stripe_observer.event("", outcome)
             raise
         reason = _why_ignored(runtime, event)
         outcome = await runtime.write(inbox.record_event, event, source=InboxSource.ENDPOINT, ignored=reason)
-        runtime.stripe_observer.event(outcome)
-        runtime.log.info("Stripe event %s (%s): %s", event.event_id, event.type, outcome)
+        runtime.stripe_observer.event(event.type, outcome)
+        took = 1000 * (time.monotonic() - begun)
+        runtime.log.info("Stripe event %s (%s): %s in %d ms", event.event_id, event.type, outcome, took)
         if outcome == inbox.STORED:
             runtime.wake_worker()
         return Received(status="received", event_id=event.event_id, outcome=outcome, reason=reason or None)

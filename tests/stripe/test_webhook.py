@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
@@ -51,3 +53,16 @@ async def test_two_signature_headers_are_none_and_a_long_one_is_read(house: Hous
     assert (await _deliver(house, body, rolled)).status_code == 200
     endless = await _deliver(house, body, good + ",v0=" + "0" * 4096)
     assert (endless.status_code, endless.json()["code"]) == (400, "invalid_signature")
+
+
+async def test_the_log_tells_id_type_outcome_and_time_of_each_event(
+    house: House, acme: Buyer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "openclaw_billing")
+    await acme.buy_pack()
+    event = next(each for each in house.fake.due() if each["type"] == "checkout.session.completed")
+    for _ in range(2):
+        await house.post(event)
+    lines = [each for each in caplog.messages if event["id"] in each]
+    for line, outcome in zip(lines, ("stored", "duplicate"), strict=True):
+        assert re.fullmatch(rf"Stripe event {event['id']} \({event['type']}\): {outcome} in \d+ ms", line)
