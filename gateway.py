@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
 from starlette.types import ASGIApp
@@ -123,9 +123,9 @@ def _add_own_routes(app: FastAPI) -> None:
         return {"status": "ok"}
 
     @app.get("/ready", include_in_schema=False)
-    async def ready() -> JSONResponse:
-        """Whether changes can be made now; details are for admins, in `doctor`."""
-        state = await readiness(client_auth.runtime)
+    async def ready(request: Request) -> JSONResponse:
+        """Whether changes can be made now; to an admin, how billing goes too. More is in `doctor`."""
+        state = await readiness(client_auth.runtime, request)
         STORE_WRITABLE.set(state.ready)
         return JSONResponse(state.body, status_code=200 if state.ready else 503)
 

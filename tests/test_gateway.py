@@ -76,6 +76,29 @@ def test_health_ready_and_metrics_answer_anybody(gateway: Served) -> None:
         assert "server" not in answer.headers
 
 
+def test_readiness_tells_an_admin_how_far_billing_is_and_nobody_else(gateway: Served) -> None:
+    ready = f"{gateway.base}/ready"
+    assert httpx.get(ready, headers={"X-Auth-Token": gateway.token}).json() == {
+        "status": "ready",
+        "warnings": [],
+        "billing_mode": "mock",
+        "inbox": {"waiting": 0, "parked": 0, "lag_seconds": None, "last_event_seconds": None},
+    }
+    for wrong in ({"X-Auth-Token": "0" * 64}, {"X-Auth-Token": ""}, {"X-Client-Key": "junk"}):
+        answer = httpx.get(ready, headers=wrong)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "warnings": []})
+
+
+def test_who_guesses_tokens_at_readiness_is_counted_as_everywhere(tmp_path: Path) -> None:
+    with served(tmp_path) as running:
+        for number in range(12):
+            guess = {"X-Auth-Token": f"{number:064}"}
+            assert httpx.get(f"{running.base}/ready", headers=guess).status_code == 200
+        good = {"X-Auth-Token": running.token}
+        assert httpx.get(f"{running.base}/api/admin/clients", headers=guess).status_code == 429
+        assert "inbox" not in httpx.get(f"{running.base}/ready", headers=good).json()
+
+
 def test_a_gateway_whose_lock_somebody_keeps_reads_on_and_is_not_ready(gateway: Served) -> None:
     client = gateway.create_client("locked@example.com")
     directory = Directory(gateway.data)

@@ -129,17 +129,7 @@ def _inbox(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     @router.get("/api/admin/stripe", operation_id="getStripeStatus", summary="How billing goes")
     async def get_stripe_status(actor: Actor = Depends(admin)) -> StripeStatus:
         """The mode, and how far the inbox is behind."""
-        mode, now = runtime.settings.billing_mode, runtime.now()
-        state = await runtime.read(lambda: inbox.backlog(runtime.view, mode))
-        return StripeStatus(
-            billing_mode=mode,
-            waiting=state.waiting,
-            parked=state.parked,
-            lag_seconds=None if state.oldest is None else (now - state.oldest).total_seconds(),
-            last_event_seconds=None
-            if state.newest_event is None
-            else (now - state.newest_event).total_seconds(),
-        )
+        return await stripe_status(runtime)
 
 
 def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -203,6 +193,19 @@ def _subscription(router: APIRouter, runtime: Runtime, admin: AdminToken) -> Non
         await paying(runtime).cancel_now(client)
         await runtime.write(_note_cancelled, actor, client_id)
         return _view(runtime, client_id)
+
+
+async def stripe_status(runtime: Runtime) -> StripeStatus:
+    mode, now = runtime.settings.billing_mode, runtime.now()
+    state = await runtime.read(lambda: inbox.backlog(runtime.view, mode))
+    newest = state.newest_event
+    return StripeStatus(
+        billing_mode=mode,
+        waiting=state.waiting,
+        parked=state.parked,
+        lag_seconds=None if state.oldest is None else (now - state.oldest).total_seconds(),
+        last_event_seconds=None if newest is None else (now - newest).total_seconds(),
+    )
 
 
 def _note_cancelled(tx: Transaction, actor: Actor, client_id: str, *, now: datetime) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from openclaw_billing.errors import StartupError
+from fastapi import Request
+
+from openclaw_billing.errors import BillingError, StartupError
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.admin_stripe import stripe_status
+from openclaw_billing.web.auth import AdminToken
 
 FREE_BYTES_MIN = 64 << 20
 
@@ -19,9 +23,21 @@ class Readiness:
     body: dict[str, Any]
 
 
-async def readiness(runtime: Runtime) -> Readiness:
-    """Asks the store, the disk and the secrets; never a remote service."""
-    return await runtime.read(lambda: _readiness(runtime))
+async def readiness(runtime: Runtime, request: Request) -> Readiness:
+    """Asks the store, the disk and the secrets; never a remote service. An admin is told how billing goes too."""
+    state = await runtime.read(lambda: _readiness(runtime))
+    if not (state.ready and _is_admin(runtime, request)):
+        return state
+    billing = await stripe_status(runtime)
+    inbox = billing.model_dump(exclude={"billing_mode"})
+    return replace(state, body={**state.body, "billing_mode": billing.billing_mode, "inbox": inbox})
+
+
+def _is_admin(runtime: Runtime, request: Request) -> bool:
+    """Without a good token one is answered like anybody: a load balancer must not be refused for it."""
+    with contextlib.suppress(BillingError):
+        return AdminToken(runtime).identify(request) is not None
+    return False
 
 
 def _readiness(runtime: Runtime) -> Readiness:
