@@ -146,7 +146,10 @@ def _packs(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/api/billing/packs", operation_id="listPacks", summary="Packs of credits on sale")
     async def list_packs(response: Response) -> PackList:
         """Public, like the plans. Without Stripe there are none."""
-        found = [] if runtime.stripe is None else await runtime.stripe.packs()
+        found = []
+        if runtime.stripe is not None:
+            with runtime.stripe.budget():
+                found = await runtime.stripe.packs()
         response.headers["Cache-Control"] = "public, max-age=60"
         packs = [
             PackView(

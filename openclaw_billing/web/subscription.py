@@ -21,7 +21,7 @@ from openclaw_billing.paying import Changed, Paying
 from openclaw_billing.records import Client
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.stripe_facts import InvoiceFact
-from openclaw_billing.stripe_records import Invoice
+from openclaw_billing.stripe_records import Invoice, Subscription
 from openclaw_billing.web.auth import ClientKey
 from openclaw_billing.web.checkout import Address, Interval, PlanName
 from openclaw_billing.web.limits import RATE_LIMITED
@@ -191,7 +191,7 @@ def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
                     known.customer_id, limit=limit, after=starting_after, status=status
                 )
         except (StripeUnavailable, StripeMisconfigured):
-            return _copies(runtime, client, limit, starting_after, status)
+            return _copies(runtime, known, limit, starting_after, status)
         answer = InvoiceList(
             invoices=[InvoiceView.of(each) for each in page.invoices], has_more=page.has_more, stale=False
         )
@@ -202,9 +202,10 @@ def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
 
 
 def _copies(
-    runtime: Runtime, client: Client, limit: int, after: str | None, status: str | None
+    runtime: Runtime, known: Subscription, limit: int, after: str | None, status: str | None
 ) -> InvoiceList:
-    found = runtime.view.invoices.by("client", client.client_id)[::-1]
+    every = runtime.view.invoices.by("client", known.client_id)[::-1]
+    found = [each for each in every if each.mode == known.mode]
     if after is not None:
         ids = [each.invoice_id for each in found]
         if after not in ids:

@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from openclaw_billing.testing import FakeStripe
 from tests.stripe.house import ADMIN, BACK, Buyer, House, house_of
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +180,24 @@ async def test_packs_are_listed_for_anybody(house: House) -> None:
     }
 
 
+async def test_packs_are_answered_within_the_budget_while_stripe_is_slow(tmp_path) -> None:
+    def slowly(*_: object) -> list[str]:
+        time.sleep(0.3)
+        return []
+
+    with FakeStripe(check=slowly) as fake:
+        packs = {credits: fake.add_price(credits * 20) for credits in (200, 300, 400)}
+        budget = {"stripe_timeout_seconds": 1, "stripe_budget_seconds": 0.5}
+        async with house_of(fake, tmp_path / "data", stripe_price_topups=packs, **budget) as house:
+            # Here an account whose seconds are real ones.
+            house.runtime.reconfigure(house.runtime.settings)
+            begun = time.monotonic()
+            answer = await house.http.get("/api/billing/packs")
+            assert time.monotonic() - begun < 1.0
+            await house.runtime.stripe.close()
+            assert (answer.status_code, answer.json()["code"]) == (503, "stripe_unavailable")
+
+
 async def test_a_refused_card_is_a_402_and_changes_nothing(house: House, acme: Buyer) -> None:
     sub = await acme.subscribe("starter")
     house.fake.decline_card(house.fake.get(sub)["customer"], "insufficient_funds")
@@ -200,8 +221,6 @@ async def test_the_answer_comes_within_the_budget_while_stripe_hangs(fake, catal
 
 
 async def test_a_client_from_a_seed_file_keeps_its_customer(house: House, api) -> None:
-    from dataclasses import replace
-
     acme = await house.create()
     made = api.v1.customers.create({"email": "acme@example.com"}, {"idempotency_key": "old"}).id
 
@@ -215,8 +234,6 @@ async def test_a_client_from_a_seed_file_keeps_its_customer(house: House, api) -
 
 
 async def test_keys_of_the_other_mode_make_known_ids_absent(house: House, acme: Buyer, tmp_path) -> None:
-    from dataclasses import replace
-
     await acme.subscribe("starter")
 
     def turn(tx, *, now):
@@ -225,6 +242,20 @@ async def test_keys_of_the_other_mode_make_known_ids_absent(house: House, acme: 
     house.runtime.write_and_wait(turn)
     assert (await acme.usage())["billing_state"] == "none"
     assert (await acme.post("cancel")).json()["code"] == "no_subscription"
+
+
+async def test_while_stripe_is_away_no_invoice_of_the_other_mode_is_shown(house: House, acme: Buyer) -> None:
+    await acme.subscribe("starter")
+
+    def copy(tx, *, now):
+        [mine] = tx.invoices
+        tx.invoices.put(replace(mine, invoice_id="in_live", mode="live"))
+
+    house.runtime.write_and_wait(copy)
+    with house.fake.down():
+        stale = (await acme.get("invoices")).json()
+    assert stale["stale"] is True
+    assert [each["id"] for each in stale["invoices"]] == [house.fake.all("invoice")[0]["id"]]
 
 
 async def test_the_command_line_reconciles_and_replays(house: House, acme: Buyer, tmp_path: Path) -> None:
