@@ -12,7 +12,6 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from typing import Annotated, TypeVar
 
 import typer
@@ -58,9 +57,6 @@ def sync(
         list[str] | None,
         typer.Option(help="PLAN=AMOUNT: a plan's price by the year, in cents. May be given again."),
     ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="AMOUNT: the price of one token, in cents; 0.02 is 50 for a cent.")
-    ] = None,
 ) -> None:
     """Make products, prices, portal and event endpoint in Stripe what the plans here say. Twice is once."""
     settings = _settings()
@@ -68,7 +64,6 @@ def sync(
         gateway=_address(settings, gateway),
         packs={_credits(left): amount for left, amount in _pairs(pack, "--pack")},
         yearly={_plan(left): amount for left, amount in _pairs(yearly, "--yearly")},
-        tokens=_decimal(tokens),
     )
     calls = make_calls(settings)
     catalogue = make_catalogue(settings, calls, dry_run=dry_run)
@@ -258,15 +253,3 @@ def _plan(text: str) -> str:
     if text not in SOLD:
         raise typer.BadParameter(f"must be one of {', '.join(SOLD)}", param_hint="--yearly")
     return text
-
-
-def _decimal(text: str | None) -> Decimal | None:
-    if text is None:
-        return None
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal(0)
-    if not (amount.is_finite() and 0 < amount <= AMOUNT_MAX and amount == round(amount, 12)):
-        raise typer.BadParameter("must be a price in cents with at most 12 decimals", param_hint="--tokens")
-    return amount

@@ -37,8 +37,7 @@ class StripeAccount(StripeReader):
 
     async def open_session(self, wish: CheckoutWish, *, key: str) -> SessionFact:
         """A checkout session with its page."""
-        beside = await self._shelf.tokens_beside(wish.plan_id) if wish.kind == "subscription" else None
-        body = bodies.checkout(wish, beside)
+        body = bodies.checkout(wish)
 
         async def made_before() -> Obj | None:
             mine = {"customer": wish.customer_id, "status": "open"}

@@ -14,7 +14,7 @@ from openclaw_billing.payments import wanted
 from openclaw_billing.payments.bodies import Body, is_ours
 from openclaw_billing.payments.calls import Calls, Obj
 from openclaw_billing.payments.wanted import WantedPrice, Wishes
-from openclaw_billing.prices import INTERVALS, SOLD, TOKENS_METER, PriceBook
+from openclaw_billing.prices import INTERVALS, SOLD, PriceBook
 
 Keep = Callable[[str, str], None]
 """Told an endpoint's id and its signing secret, which Stripe shows this once."""
@@ -79,9 +79,7 @@ class Catalogue:
         if not await self._product(want):
             return
         if held is None or not want.is_sold_by(held):
-            meter_id = await self._meter() if want.metered else None
-            body = want.body(meter_id)
-            held = await self._write("create", "price", want.key, "prices.create", body=body)
+            held = await self._write("create", "price", want.key, "prices.create", body=want.body())
         elif not held["active"]:
             await self._write(
                 "activate", "price", want.key, "prices.update", held["id"], body={"active": True}
@@ -119,15 +117,6 @@ class Catalogue:
                 "update", "product", want.product_id, "products.update", want.product_id, body=body
             )
         return True
-
-    async def _meter(self) -> str | None:
-        async for each in self._calls.pages("billing.meters.list", params={"status": "active"}):
-            if each["event_name"] == TOKENS_METER:
-                return str(each["id"])
-        made = await self._write(
-            "create", "meter", TOKENS_METER, "billing.meters.create", body=wanted.meter()
-        )
-        return None if made is None else str(made["id"])
 
     async def _portal(self) -> None:
         body = wanted.portal(await self._sold(), self._return_url)

@@ -82,20 +82,6 @@ async def test_a_checkout_may_have_a_trial_and_taxes(fake, account, wish):
     assert sent["customer_update"] == {"address": "auto", "name": "auto"}
 
 
-async def test_tokens_are_sold_beside_a_plan_and_without_a_quantity(fake, make, wish, meter):
-    tokens = fake.add_price(1, interval="month", meter=meter.id)
-    account = make(stripe_price_tokens=tokens)
-    made = await account.open_session(wish, key="co:c1:a1")
-    assert fake.requests[-1].params["line_items"] == [
-        {"price": wish.price_id, "quantity": "1"},
-        {"price": tokens},
-    ]
-    done = fake.complete_checkout(made.session_id)
-    fact = await account.subscription(done["subscription"])
-    assert fact.price.plan_id == "starter"
-    await account.close()
-
-
 @pytest.mark.parametrize(
     ("given", "sent"),
     [

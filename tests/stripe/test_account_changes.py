@@ -134,19 +134,19 @@ async def test_a_downgrade_waits_for_the_periods_end(fake, account, bought, pro_
     assert (await account.subscription(bought.subscription_id)).schedule_id is None
 
 
-async def test_a_downgrade_leaves_tokens_beside_the_plan_as_they_are(fake, make, wish, meter, pro):
-    tokens = fake.add_price(1, interval="month", meter=meter.id)
-    account = make(stripe_price_tokens=tokens)
-    made = await account.open_session(replace(wish, price_id=pro, plan_id="pro"), key="co:1")
-    done = fake.complete_checkout(made.session_id)
-    fact = await account.subscription(done["subscription"])
+async def test_a_downgrade_leaves_what_stands_beside_the_plan_as_it_is(
+    fake, api, account, buyer, meter, pro, starter
+):
+    beside = fake.add_price(1, interval="month", meter=meter.id)
+    made = api.v1.subscriptions.create({"customer": buyer, "items": [{"price": beside}, {"price": pro}]})
+    fact = await account.subscription(made.id)
+    assert fact.price.plan_id == "pro"
     cheap = await account.price_for("starter", "monthly")
     planned = await account.schedule_price(fact, cheap, key="plan:1")
     assert planned.pending_plan_id == "starter"
     fake.renew(fact.subscription_id)
     items = fake.get(fact.subscription_id)["items"]["data"]
-    assert [item["price"]["id"] for item in items] == [cheap.price_id, tokens]
-    await account.close()
+    assert [item["price"]["id"] for item in items] == [beside, cheap.price_id]
 
 
 async def test_a_downgrade_is_undone_once_and_again(fake, account, bought, pro_price):
