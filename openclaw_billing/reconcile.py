@@ -6,10 +6,11 @@ ways that events go, so that running them twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any, TypeVar
 
 from openclaw_billing import inbox, subscriptions
 from openclaw_billing.audit import Actor
@@ -31,6 +32,9 @@ EVENTS_LIVE = timedelta(days=30)
 SWEEP_EVERY = timedelta(days=1)
 SWEEP_APART = timedelta(minutes=10)
 PAGE = 100
+CAME_TO_NOTHING = (InboxStatus.FAILED, InboxStatus.ORPHAN)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,7 @@ class Reconciler:
 
     async def poll(self) -> int:
         """Store the events since the last look, and a little before it; how many were new."""
-        now = self._runtime.now()
-        cursor = inbox.cursor_of(self._runtime.view, self._cursor) or now - FIRST_LOOK
+        now, cursor = self._runtime.now(), self._looked_until()
         if now - cursor > EVENTS_LIVE:
             self._runtime.log.error("Stripe's events do not reach back to %s: comparing everything", cursor)
             await self.sweep()
@@ -88,28 +91,33 @@ class Reconciler:
             self._runtime.log.warning("%d Stripe events had not been delivered", new)
         return new
 
-    async def replay_since(self, since: datetime) -> int:
-        """Store every event since then that is not known; how many there were."""
-        events = [(event, "") async for event in self._account.events(EVENT_TYPES, since)]
-        cursor = inbox.cursor_of(self._runtime.view, self._cursor) or since
-        return await self._runtime.write(
-            inbox.record_polled, events, (self._cursor, cursor), source=InboxSource.REPLAY
-        )
+    async def undelivered(self) -> list[EventFact]:
+        """The events that a poll would store now."""
+        since = self._looked_until() - OVERLAP
+        known = self._runtime.view.stripe_events
+        events = self._account.events(EVENT_TYPES, since)
+        return [event async for event in events if known.get(event.event_id) is None]
 
-    async def replay(self, event_id: str) -> int:
+    async def replay_since(self, since: datetime, *, dry_run: bool = False) -> int:
+        """Have every event since then applied that is not known, or came to nothing; how many there were."""
+        events = [event async for event in self._account.events(EVENT_TYPES, since)]
+        pages = [events[start : start + PAGE] for start in range(0, len(events), PAGE)]
+        return sum([await self._write(_take_up, page, dry_run=dry_run) for page in pages])
+
+    async def replay(self, event_id: str, *, dry_run: bool = False) -> int:
         """Have one event applied once more, fetched if it is not known here; how many there were.
 
         Raises:
             NotFound: neither we nor Stripe know it.
+            Conflict: it is waiting to be applied anyway.
         """
         if self._runtime.view.stripe_events.get(event_id) is not None:
-            await self._runtime.write(inbox.replay, event_id, actor=Actor("cli"))
+            await self._write(_replay, event_id, dry_run=dry_run)
             return 1
         event = await self._account.event(event_id)
         if event is None:
             raise NotFound("Stripe event")
-        await self._runtime.write(inbox.record_event, event, source=InboxSource.REPLAY)
-        return 1
+        return await self._write(_take_up, [event], dry_run=dry_run)
 
     async def sweep(self, *, dry_run: bool = False) -> Found:
         """Compare every subscription, open attempt and disputed payment with Stripe's, and heal."""
@@ -142,9 +150,7 @@ class Reconciler:
         if client_id is None:
             return InboxStatus.ORPHAN
         try:
-            changed = await self._runtime.write(_try, client_id, await meaning(), dry_run)
-        except _Rehearsed as rehearsed:
-            changed = rehearsed.changed
+            changed = await self._write(_changes, client_id, await meaning(), dry_run=dry_run)
         except UnknownReference:
             return InboxStatus.ORPHAN
         except StaleFact:
@@ -154,6 +160,21 @@ class Reconciler:
             self._runtime.log.error("Nothing is healed for client %s: %s", client_id, error)
             return None
         return InboxStatus.APPLIED if changed else None
+
+    async def _write(self, operation: Callable[..., T], *args: object, dry_run: bool) -> T:
+        """What the operation answers; with `dry_run` it was only tried."""
+        if not dry_run:
+            return await self._runtime.write(operation, *args)
+        try:
+            await self._runtime.write(_rehearse, operation, args)
+        except _Rehearsed as rehearsed:
+            answer: T = rehearsed.answer
+            return answer
+        raise AssertionError("a rehearsal ends by being undone")
+
+    def _looked_until(self) -> datetime:
+        known = inbox.cursor_of(self._runtime.view, self._cursor)
+        return self._runtime.now() - FIRST_LOOK if known is None else known
 
     async def _is_my_turn(self, name: str, pause: timedelta) -> bool:
         last = inbox.cursor_of(self._runtime.view, name)
@@ -171,19 +192,41 @@ class Reconciler:
 class _Rehearsed(Exception):
     """Ends a change that was only to be tried, so that it is undone."""
 
-    def __init__(self, changed: bool) -> None:
+    def __init__(self, answer: Any) -> None:
         super().__init__()
-        self.changed = changed
+        self.answer = answer
 
 
-def _try(tx: Transaction, client_id: str, effect: Effect, dry_run: bool, *, now: datetime) -> bool:
-    """Whether the effect changes where the client stands. Raises `_Rehearsed` on a dry run."""
+def _rehearse(
+    tx: Transaction, operation: Callable[..., object], args: tuple[object, ...], *, now: datetime
+) -> None:
+    raise _Rehearsed(operation(tx, *args, now=now))
+
+
+def _changes(tx: Transaction, client_id: str, effect: Effect, *, now: datetime) -> bool:
+    """Whether the effect changes where the client stands."""
     before = _standing(tx, client_id)
     effect(tx, now)
-    changed = _standing(tx, client_id) != before
-    if dry_run:
-        raise _Rehearsed(changed)
-    return changed
+    return _standing(tx, client_id) != before
+
+
+def _take_up(tx: Transaction, events: Sequence[EventFact], *, now: datetime) -> int:
+    """Store those that are not known, and queue again those that came to nothing; how many there were."""
+    taken = 0
+    for event in events:
+        known = tx.stripe_events.get(event.event_id)
+        if known is None:
+            inbox.record_event(tx, event, source=InboxSource.REPLAY, now=now)
+        elif known.status in CAME_TO_NOTHING:
+            _replay(tx, event.event_id, now=now)
+        else:
+            continue
+        taken += 1
+    return taken
+
+
+def _replay(tx: Transaction, event_id: str, *, now: datetime) -> None:
+    inbox.replay(tx, event_id, actor=Actor("cli"), now=now)
 
 
 def _standing(tx: Transaction, client_id: str) -> tuple[object, ...]:

@@ -81,6 +81,9 @@ COMMANDS = [
     ["keys", "revoke"],
     ["stripe", "sync"],
     ["stripe", "check"],
+    ["stripe", "reconcile"],
+    ["stripe", "replay"],
+    ["stripe", "events"],
     *(
         [each]
         for each in (

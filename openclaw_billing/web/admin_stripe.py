@@ -113,18 +113,7 @@ def _inbox(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         actor: Actor = Depends(admin),
     ) -> StripeEventList:
         """Every Stripe event of the last weeks, newest first."""
-        equals = {} if status is None else {"status": status.value}
-        query = decode_after(cursor, "stripe_events", Query(equals=equals, limit=limit))
-        page = await runtime.read(lambda: runtime.view.stripe_events.page(query))
-        last = page.rows[-1] if page.has_more else None
-        return StripeEventList(
-            events=[StripeEventView.of(event) for event in page.rows],
-            total=page.total,
-            next_cursor=None
-            if last is None
-            else encode_after(last.created_at, last.event_id, "stripe_events", query),
-            has_more=page.has_more,
-        )
+        return await runtime.read(lambda: event_list(runtime, status, limit, cursor))
 
     @router.get("/api/admin/stripe", operation_id="getStripeStatus", summary="How billing goes")
     async def get_stripe_status(actor: Actor = Depends(admin)) -> StripeStatus:
@@ -193,6 +182,23 @@ def _subscription(router: APIRouter, runtime: Runtime, admin: AdminToken) -> Non
         await paying(runtime).cancel_now(client)
         await runtime.write(_note_cancelled, actor, client_id)
         return _view(runtime, client_id)
+
+
+def event_list(
+    runtime: Runtime, status: InboxStatus | None, limit: int, cursor: str | None
+) -> StripeEventList:
+    """A page of the inbox, newest first."""
+    equals = {} if status is None else {"status": status.value}
+    query = decode_after(cursor, "stripe_events", Query(equals=equals, limit=limit))
+    page = runtime.view.stripe_events.page(query)
+    last = page.rows[-1] if page.has_more else None
+    place = None if last is None else encode_after(last.created_at, last.event_id, "stripe_events", query)
+    return StripeEventList(
+        events=[StripeEventView.of(event) for event in page.rows],
+        total=page.total,
+        next_cursor=place,
+        has_more=page.has_more,
+    )
 
 
 async def stripe_status(runtime: Runtime) -> StripeStatus:
