@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,11 +15,10 @@ import pytest
 
 from openclaw_billing import inbox, reconcile
 from openclaw_billing.stripe_records import InboxStatus
+from tests.served import ROOT, clean_environment
 from tests.stripe.house import Buyer, House
 
 pytestmark = pytest.mark.anyio
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass
@@ -41,7 +39,6 @@ Stripe = Callable[..., Awaitable[Done]]
 def stripe(house: House, tmp_path: Path) -> Stripe:
     """The command in a process of its own, against the fake, on the house's store."""
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("OPENCLAW_", "STRIPE_"))},
         "OPENCLAW_DATA_DIR": str(tmp_path / "data"),
         "STRIPE_SECRET_KEY": house.fake.key_text,
         "STRIPE_API_BASE": house.fake.url,
@@ -53,7 +50,7 @@ def stripe(house: House, tmp_path: Path) -> Stripe:
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "openclaw_billing", "stripe", *arguments],
-            env={**environment, **settings},
+            env=clean_environment(**{**environment, **settings}),
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -160,6 +157,25 @@ async def test_the_inbox_is_listed_page_by_page(house: House, acme: Buyer, strip
     assert (await stripe("events", "--status", "odd")).code == 2
     foreign = await stripe("events", "--status", "failed", "--cursor", first.json["next_cursor"])
     assert (foreign.code, "cursor" in foreign.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["gateway"], ["openclaw_billing", "stripe", "check"]], ids=" ".join)
+def test_a_key_without_the_sdk_is_told_in_one_sentence(tmp_path: Path, command: list[str]) -> None:
+    program = (
+        "import runpy, sys; sys.modules['stripe'] = None; sys.argv = sys.argv[1:];"
+        "runpy.run_module(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command],
+        env=clean_environment(STRIPE_SECRET_KEY="sk_test_1", STRIPE_WEBHOOK_SECRET="w", PYTHONPATH=str(ROOT)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == (78 if command == ["gateway"] else 2)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "the package stripe[async] is not installed" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["sync", "check", "reconcile", "replay evt_1"])
