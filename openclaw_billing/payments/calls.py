@@ -22,7 +22,6 @@ from typing import Any, Protocol
 import httpx
 
 from openclaw_billing.errors import (
-    BadSettings,
     BillingError,
     CardDeclined,
     StripeMisconfigured,
@@ -30,6 +29,7 @@ from openclaw_billing.errors import (
     StripeUnavailable,
 )
 from openclaw_billing.payments.breaker import Breaker, Gate
+from openclaw_billing.payments.silence import keep_silent
 
 log = logging.getLogger(__name__.partition(".")[0])
 
@@ -82,14 +82,11 @@ class Line:
 
 
 class Calls:
-    """One per process. Each running event loop gets an SDK object of its own, made at its first call.
-
-    Raises:
-        BadSettings: the SDK is not installed.
-    """
+    """One per process. Each running event loop gets an SDK object of its own, made at its first call."""
 
     def __init__(self, line: Line, observer: CallObserver | None = None) -> None:
         self._sdk = _load_sdk()
+        keep_silent(self._sdk, line.base)
         self._line = line
         self._observer = observer
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
@@ -306,12 +303,7 @@ class _Loop:
 
 
 def _load_sdk() -> Any:
-    try:
-        sdk: Any = import_module("stripe")
-    except ImportError as error:
-        raise BadSettings(
-            "STRIPE_SECRET_KEY is set, but the package stripe[async] is not installed"
-        ) from error
+    sdk: Any = import_module("stripe")
     # It would write a file below the user's home and report our calls.
     sdk.enable_telemetry = False
     sdk.set_app_info("openclaw-billing", version=_version())

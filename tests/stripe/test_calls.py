@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 import stripe
 from prometheus_client import REGISTRY
@@ -21,6 +22,7 @@ from openclaw_billing.errors import (
 from openclaw_billing.metrics import StripeMetrics
 from openclaw_billing.payments import make_account
 from openclaw_billing.settings import Settings
+from tests.served import ROOT, clean_environment
 
 pytestmark = pytest.mark.anyio
 
@@ -401,3 +403,37 @@ def test_a_key_without_the_sdk_refuses_to_start_in_one_sentence():
     said = subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True)
     assert "stripe[async]" in said.stdout
     assert "sk_test_a" not in said.stdout
+
+
+async def test_whatever_a_host_logs_no_call_leaves_a_customer_in_it(fake, hasty, wish, caplog, capfd) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "stripe")
+    caplog.set_level(logging.DEBUG, "httpx")
+    await hasty.ensure_customer(*CUSTOMER, key="cus:1")
+    fake.inject("error", method="POST")
+    await hasty.ensure_customer(*CUSTOMER, key="cus:2")
+    await hasty.open_session(wish, key="co:1")
+    await hasty.invoices(wish.customer_id, limit=1)
+    assert len(fake.requests) >= 5
+    told = "\n".join([*(f"{each.name} {each.getMessage()}" for each in caplog.records), *capfd.readouterr()])
+    for canary in ("cus_", "acme", "sk_test", "stripe.invalid", "cs_test"):
+        assert canary not in told
+    logging.getLogger("httpx").info("%s", httpx.URL("https://elsewhere.example/"))
+    assert "elsewhere" in caplog.text
+
+
+def test_the_sdks_own_switch_prints_nothing(fake) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from openclaw_billing.payments import make_account\n"
+        "from openclaw_billing.settings import load_settings\n"
+        "async def ask():\n"
+        "    account = make_account(load_settings())\n"
+        "    await account.account_id()\n"
+        "    await account.close()\n"
+        "asyncio.run(ask())\n"
+    )
+    known = {"STRIPE_LOG": "debug", "STRIPE_SECRET_KEY": fake.key_text, "STRIPE_API_BASE": fake.url}
+    environment = clean_environment(**known, PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout + done.stderr == b""
