@@ -23,7 +23,7 @@ from fastapi import APIRouter, Request, Security
 
 from openclaw_billing import ledger, usage
 from openclaw_billing.audit import Actor
-from openclaw_billing.errors import BillingError, NotFound, PaymentOverdue, QuotaExceeded, Unprocessable
+from openclaw_billing.errors import BillingError, JobRefused, NotFound, Unprocessable
 from openclaw_billing.metrics import StoreMetrics, StripeMetrics
 from openclaw_billing.records import Client, Reservation, ReservationState
 from openclaw_billing.runtime import Runtime
@@ -140,7 +140,7 @@ def deduct_job_credit(client_id: str, job_id: str | None = None) -> bool:
     """
     try:
         runtime.write_and_wait(ledger.charge, client_id, job_id=job_id or str(uuid.uuid4()))
-    except (QuotaExceeded, PaymentOverdue, NotFound):
+    except (JobRefused, NotFound):
         return False
     return True
 
@@ -226,8 +226,6 @@ class JobCredit:
                 await reserving
                 await self._finish(ledger.release)
             raise
-        except QuotaExceeded as error:
-            raise runtime.refusal(error) from None
         return self
 
     async def __aexit__(
@@ -259,9 +257,9 @@ def require_credits(credits: int = 1) -> Callable[[Request, Client], Awaitable[C
 
     async def dependency(request: Request, client: CurrentClient) -> Client:
         stand = usage.standing(runtime.view, client.client_id, runtime.now())
-        allowed, _ = stand.verdict(credits)
-        if not allowed:
-            raise runtime.refusal(QuotaExceeded(credits_remaining=stand.available, resets_at=stand.end))
+        refusal = stand.refusal(credits)
+        if refusal is not None:
+            raise runtime.refusal(refusal)
         return client
 
     return dependency

@@ -14,7 +14,7 @@ import client_auth
 from openclaw_billing import jobs, plans, replies
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction
-from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
+from openclaw_billing.errors import KeyRejected, NotFound
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
 from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
@@ -107,10 +107,7 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         actor = caller if isinstance(caller, Actor) else None
         job = _job(client_id, body, runtime.now())
         asked = asked_of(request, client_id or "admin", body)
-        try:
-            answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
-        except QuotaExceeded as error:
-            raise runtime.refusal(error) from None
+        answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
         if replayed:
             response.headers["Idempotent-Replayed"] = "true"
         if answer.credits_remaining is not None:

@@ -2,7 +2,8 @@
 
 BillingError (an HTTPException: a host's own route may let it through)
 ├── BadRequest 400 · KeyRejected, TokenRejected 401 · CardDeclined, PaymentRequired 402 · Forbidden 403 · NotFound 404 · Conflict 409
-├── QuotaExceeded 403 · PaymentOverdue 403 · TooSlow 408 · StaleVersion 412 · TooLarge 413
+├── JobRefused 403: QuotaExceeded · PaymentOverdue
+├── TooSlow 408 · StaleVersion 412 · TooLarge 413
 ├── Unprocessable 422 · TooManyRequests 429 · StripeRejected 502
 └── Unavailable 503: StorageUnavailable · AdminDisabled
     └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured
@@ -115,10 +116,13 @@ class Forbidden(BillingError):
     sentence = "This token may not do that"
 
 
-class QuotaExceeded(BillingError):
-    """Out of credits. Never with Retry-After: a client that retries would ask for nothing."""
+class JobRefused(BillingError):
+    """There is no credit for a job. Never with Retry-After: a client that retries would ask for nothing."""
 
     status = 403
+
+
+class QuotaExceeded(JobRefused):
     code = "quota_exceeded"
     sentence = "Monthly job limit reached"
 
@@ -126,10 +130,16 @@ class QuotaExceeded(BillingError):
         super().__init__(credits_remaining=credits_remaining, resets_at=resets_at.isoformat())
 
 
-class PaymentOverdue(BillingError):
-    status = 403
+class PaymentOverdue(JobRefused):
+    """An invoice was not paid, at `hosted_invoice_url`; or credits are owed, for which there is no invoice."""
+
     code = "payment_overdue"
-    sentence = "A payment is overdue: settle it to submit jobs"
+
+    def __init__(self, hosted_invoice_url: str | None = None) -> None:
+        where = "" if hosted_invoice_url is None else f" at {hosted_invoice_url}"
+        super().__init__(
+            f"A payment is overdue: settle it{where} to submit jobs", hosted_invoice_url=hosted_invoice_url
+        )
 
 
 class NotFound(BillingError):

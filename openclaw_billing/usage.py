@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from openclaw_billing import cycles, plans
 from openclaw_billing.contracts import View
-from openclaw_billing.errors import NotFound
+from openclaw_billing.errors import JobRefused, NotFound, PaymentOverdue, QuotaExceeded
 from openclaw_billing.lots import Lots
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import Account, Lot, LotSource
@@ -18,7 +18,7 @@ from openclaw_billing.turning import allowance_left, free_limit
 class Standing:
     """`available` credits may still be spent; `used` of the cycle's `limit` are gone in [start, end).
 
-    `limited` is access for which a payment is overdue: no more than the free plan gives.
+    `limited` is access for which a payment is overdue, at `invoice_url`: no more than the free plan gives.
     """
 
     plan: Plan
@@ -33,6 +33,7 @@ class Standing:
     lots: tuple[Lot, ...]
     spent_usd_micros: int
     grace_until: datetime | None
+    invoice_url: str | None = None
 
     @property
     def used_percent(self) -> float:
@@ -53,17 +54,22 @@ class Standing:
         """Whole days to the end of the cycle."""
         return max(0, (self.end - now).days)
 
-    def verdict(self, needed: int = 1) -> tuple[bool, str]:
-        """Whether a job would be accepted now, and why not. Advice: only a reservation decides."""
+    def refusal(self, needed: int = 1) -> JobRefused | None:
+        """What a job would be refused with now. Advice: only a reservation decides."""
         if self.owed > 0:
-            return False, "A payment is overdue: settle it to submit jobs"
-        if self.unlimited:
-            return True, "Unlimited jobs"
-        if self.available >= needed:
-            return True, f"{self.available} jobs left in this cycle"
+            return PaymentOverdue()
+        if self.unlimited or self.available >= needed:
+            return None
         if self.limited:
-            return False, "A payment is overdue: settle it to submit jobs"
-        return False, "Monthly job limit reached"
+            return PaymentOverdue(self.invoice_url)
+        return QuotaExceeded(credits_remaining=self.available, resets_at=self.end)
+
+    def verdict(self, needed: int = 1) -> tuple[bool, str]:
+        """Whether a job would be accepted now, and why not."""
+        refusal = self.refusal(needed)
+        if refusal is not None:
+            return False, str(refusal.detail)
+        return True, "Unlimited jobs" if self.unlimited else f"{self.available} jobs left in this cycle"
 
 
 def standing(view: View, client_id: str, now: datetime) -> Standing:
@@ -71,7 +77,9 @@ def standing(view: View, client_id: str, now: datetime) -> Standing:
     account = view.accounts.get(client_id)
     if account is None:
         raise NotFound("Client")
-    return standing_of(account, now)
+    stand = standing_of(account, now)
+    known = view.subscriptions.get(client_id) if stand.limited else None
+    return stand if known is None else replace(stand, invoice_url=known.invoice_url)
 
 
 def standing_of(account: Account, now: datetime) -> Standing:

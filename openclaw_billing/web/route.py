@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from openclaw_billing.errors import PaymentOverdue, QuotaExceeded, TooLarge, TooSlow
+from openclaw_billing.errors import JobRefused, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.limits import RATE_FIELDS
@@ -93,7 +93,7 @@ def refused(error: Exception, request_id: str) -> Response:
     if isinstance(error, RequestValidationError):
         return validation_problem(error)
     if isinstance(error, HTTPException):
-        if isinstance(error, QuotaExceeded | PaymentOverdue):
+        if isinstance(error, JobRefused):
             REFUSALS[error.code].inc()
         return problem(error, request_id)
     if isinstance(error, ClientDisconnect):
