@@ -6,11 +6,10 @@ ways that events go, so that running them twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
 
 from openclaw_billing import inbox, subscriptions
 from openclaw_billing.audit import Actor
@@ -32,9 +31,8 @@ EVENTS_LIVE = timedelta(days=30)
 SWEEP_EVERY = timedelta(days=1)
 SWEEP_APART = timedelta(minutes=10)
 PAGE = 100
+WAITING = (InboxStatus.RECEIVED, InboxStatus.PARKED)
 CAME_TO_NOTHING = (InboxStatus.FAILED, InboxStatus.ORPHAN)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +91,34 @@ class Reconciler:
 
     async def undelivered(self) -> list[EventFact]:
         """The events that a poll would store now."""
-        since = self._looked_until() - OVERLAP
         known = self._runtime.view.stripe_events
-        events = self._account.events(EVENT_TYPES, since)
+        events = self._account.events(EVENT_TYPES, self._looked_until() - OVERLAP)
         return [event async for event in events if known.get(event.event_id) is None]
 
     async def replay_since(self, since: datetime, *, dry_run: bool = False) -> int:
-        """Have every event since then applied that is not known, or came to nothing; how many there were."""
-        events = [event async for event in self._account.events(EVENT_TYPES, since)]
-        pages = [events[start : start + PAGE] for start in range(0, len(events), PAGE)]
-        return sum([await self._write(_take_up, page, dry_run=dry_run) for page in pages])
+        """Have every event since then applied that is not known or came to nothing; how many there were."""
+        found = 0
+        async for event in self._account.events(EVENT_TYPES, since):
+            known = self._runtime.view.stripe_events.get(event.event_id)
+            if known is None or known.status in CAME_TO_NOTHING:
+                found += 1
+                if not dry_run:
+                    await self._runtime.write(_queue, event.event_id, event)
+        return found
 
     async def replay(self, event_id: str, *, dry_run: bool = False) -> int:
         """Have one event applied once more, fetched if it is not known here; how many there were.
 
         Raises:
             NotFound: neither we nor Stripe know it.
-            Conflict: it is waiting to be applied anyway.
         """
-        if self._runtime.view.stripe_events.get(event_id) is not None:
-            await self._write(_replay, event_id, dry_run=dry_run)
-            return 1
-        event = await self._account.event(event_id)
-        if event is None:
+        known = self._runtime.view.stripe_events.get(event_id)
+        event = None if known is not None else await self._account.event(event_id)
+        if known is None and event is None:
             raise NotFound("Stripe event")
-        return await self._write(_take_up, [event], dry_run=dry_run)
+        if not dry_run:
+            await self._runtime.write(_queue, event_id, event)
+        return 1
 
     async def sweep(self, *, dry_run: bool = False) -> Found:
         """Compare every subscription, open attempt and disputed payment with Stripe's, and heal."""
@@ -150,7 +151,9 @@ class Reconciler:
         if client_id is None:
             return InboxStatus.ORPHAN
         try:
-            changed = await self._write(_changes, client_id, await meaning(), dry_run=dry_run)
+            changed = await self._runtime.write(_try, client_id, await meaning(), dry_run)
+        except _Rehearsed as rehearsed:
+            changed = rehearsed.changed
         except UnknownReference:
             return InboxStatus.ORPHAN
         except StaleFact:
@@ -160,17 +163,6 @@ class Reconciler:
             self._runtime.log.error("Nothing is healed for client %s: %s", client_id, error)
             return None
         return InboxStatus.APPLIED if changed else None
-
-    async def _write(self, operation: Callable[..., T], *args: object, dry_run: bool) -> T:
-        """What the operation answers; with `dry_run` it was only tried."""
-        if not dry_run:
-            return await self._runtime.write(operation, *args)
-        try:
-            await self._runtime.write(_rehearse, operation, args)
-        except _Rehearsed as rehearsed:
-            answer: T = rehearsed.answer
-            return answer
-        raise AssertionError("a rehearsal ends by being undone")
 
     def _looked_until(self) -> datetime:
         known = inbox.cursor_of(self._runtime.view, self._cursor)
@@ -192,41 +184,19 @@ class Reconciler:
 class _Rehearsed(Exception):
     """Ends a change that was only to be tried, so that it is undone."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, changed: bool) -> None:
         super().__init__()
-        self.answer = answer
+        self.changed = changed
 
 
-def _rehearse(
-    tx: Transaction, operation: Callable[..., object], args: tuple[object, ...], *, now: datetime
-) -> None:
-    raise _Rehearsed(operation(tx, *args, now=now))
-
-
-def _changes(tx: Transaction, client_id: str, effect: Effect, *, now: datetime) -> bool:
-    """Whether the effect changes where the client stands."""
+def _try(tx: Transaction, client_id: str, effect: Effect, dry_run: bool, *, now: datetime) -> bool:
+    """Whether the effect changes where the client stands. Raises `_Rehearsed` on a dry run."""
     before = _standing(tx, client_id)
     effect(tx, now)
-    return _standing(tx, client_id) != before
-
-
-def _take_up(tx: Transaction, events: Sequence[EventFact], *, now: datetime) -> int:
-    """Store those that are not known, and queue again those that came to nothing; how many there were."""
-    taken = 0
-    for event in events:
-        known = tx.stripe_events.get(event.event_id)
-        if known is None:
-            inbox.record_event(tx, event, source=InboxSource.REPLAY, now=now)
-        elif known.status in CAME_TO_NOTHING:
-            _replay(tx, event.event_id, now=now)
-        else:
-            continue
-        taken += 1
-    return taken
-
-
-def _replay(tx: Transaction, event_id: str, *, now: datetime) -> None:
-    inbox.replay(tx, event_id, actor=Actor("cli"), now=now)
+    changed = _standing(tx, client_id) != before
+    if dry_run:
+        raise _Rehearsed(changed)
+    return changed
 
 
 def _standing(tx: Transaction, client_id: str) -> tuple[object, ...]:
@@ -235,6 +205,16 @@ def _standing(tx: Transaction, client_id: str) -> tuple[object, ...]:
         None if account is None else replace(account, due_at=None),
         None if known is None else replace(known, fetched_at=None),
     )
+
+
+def _queue(tx: Transaction, event_id: str, fetched: EventFact | None, *, now: datetime) -> None:
+    """Have the event applied, once more if it was; one that waits for that already goes on waiting."""
+    known = tx.stripe_events.get(event_id)
+    if known is None:
+        assert fetched is not None, "an event that is not known was fetched"
+        inbox.record_event(tx, fetched, source=InboxSource.REPLAY, now=now)
+    elif known.status not in WAITING:
+        inbox.replay(tx, event_id, actor=Actor("cli"), now=now)
 
 
 def _take_turn(tx: Transaction, name: str, pause: timedelta, *, now: datetime) -> bool:
