@@ -54,6 +54,7 @@ class Subscription:
     subscription_id: str | None = None
     subscribed_at: datetime | None = None
     status: StripeStatus | None = None
+    pause_kind: str = ""
     plan_id: str | None = None
     interval: str = ""
     start: datetime | None = None

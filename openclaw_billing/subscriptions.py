@@ -206,6 +206,7 @@ def _described(known: Subscription, fact: SubscriptionFact, told: Told, review: 
         subscription_id=fact.subscription_id,
         subscribed_at=fact.created,
         status=fact.status,
+        pause_kind=fact.pause_kind,
         plan_id=fact.price.plan_id,
         interval=fact.price.interval,
         start=fact.start,

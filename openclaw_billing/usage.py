@@ -72,6 +72,11 @@ class Standing:
         return True, "Unlimited jobs" if self.unlimited else f"{self.available} jobs left in this cycle"
 
 
+def is_limited(account: Account, now: datetime) -> bool:
+    """Whether a payment is overdue for so long that the client has no more than the free plan gives."""
+    return account.frozen is not None or (account.grace_until is not None and now >= account.grace_until)
+
+
 def standing(view: View, client_id: str, now: datetime) -> Standing:
     """Raises `NotFound` for an unknown client."""
     account = view.accounts.get(client_id)
@@ -83,7 +88,7 @@ def standing(view: View, client_id: str, now: datetime) -> Standing:
 
 
 def standing_of(account: Account, now: datetime) -> Standing:
-    limit, limited = plans.limit_of(account), account.frozen is not None
+    limit, limited = plans.limit_of(account), is_limited(account, now)
     start, end, used, lots = account.cycle_start, account.cycle_end, account.used, account.lots
     left = allowance_left(account)
     if (cycle := cycles.next_cycle(account, now)) is not None:
@@ -93,7 +98,7 @@ def standing_of(account: Account, now: datetime) -> Standing:
         left = limit or 0
         lots = _with_allowance(lots, left, end)
     if account.grace_until is not None and now >= account.grace_until:
-        limit, limited = free_limit(), True
+        limit = free_limit()
         start, end = now, now + cycles.CYCLE_LENGTH
         left = min(limit, left)
         used, lots = limit - left, _with_allowance(lots, left, end)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as QueryParameter
 from pydantic import Field
 
-from openclaw_billing import accounts, ledger
+from openclaw_billing import accounts, ledger, subscriptions
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction
 from openclaw_billing.errors import NotFound
@@ -33,7 +33,7 @@ from openclaw_billing.web.etag import etag_of, not_modified
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Email, Input, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
-from openclaw_billing.web.views import ClientList, ClientView, NewClientView, client_fields
+from openclaw_billing.web.views import ClientList, ClientView, NewClientView, WholeClientView, client_fields
 
 ClientStatus = Literal["active", "inactive", "all"]
 # Shorter than any secret: the refusal of an unknown plan names it.
@@ -164,12 +164,12 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         "/api/admin/clients/{client_id}",
         operation_id="getClient",
         summary="One client",
-        response_model=ClientView,
+        response_model=WholeClientView,
     )
     async def get_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
-    ) -> ClientView | Response:
-        """The client as of now."""
+    ) -> WholeClientView | Response:
+        """The client as of now, with how its subscription stands."""
         client = _known(runtime, client_id)
         tag = etag_of(client.version)
         if not_modified(request, tag):
@@ -325,10 +325,11 @@ def _known(runtime: Runtime, client_id: str) -> Client:
     return client
 
 
-def _view(runtime: Runtime, client: Client) -> ClientView:
+def _view(runtime: Runtime, client: Client) -> WholeClientView:
     account = runtime.view.accounts.get(client.client_id)
     assert account is not None
-    return ClientView.of(client, account, runtime.now())
+    known = subscriptions.find(runtime.view, client.client_id, runtime.settings.billing_mode)
+    return WholeClientView.whole(client, account, known, runtime.now())
 
 
 def _shown(tx: Transaction, client_id: str, now: datetime) -> dict[str, object]:

@@ -20,8 +20,8 @@ from openclaw_billing.web.endpoint import Cursor, Limit, change
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Moment, Output
 from openclaw_billing.web.route import BillingRoute
+from openclaw_billing.web.standing import billing_state
 from openclaw_billing.web.subscription import paying
-from openclaw_billing.web.views import billing_state
 
 
 class StripeEventView(Output):
@@ -78,6 +78,7 @@ class SubscriptionView(Output):
     customer_id: str | None
     subscription_id: str | None
     status: str | None
+    pause_reason: str | None
     plan: str | None
     interval: str
     period_start: Moment | None
@@ -227,10 +228,11 @@ def _view(runtime: Runtime, client_id: str) -> SubscriptionView:
     return SubscriptionView(
         client_id=client_id,
         mode=known.mode,
-        billing_state=billing_state(stand, known, now),
+        billing_state=billing_state(stand.limited, known, now),
         customer_id=known.customer_id,
         subscription_id=known.subscription_id,
         status=None if known.status is None else known.status.value,
+        pause_reason=known.pause_kind or None,
         plan=known.plan_id,
         interval=known.interval,
         period_start=known.start,

@@ -19,8 +19,8 @@ from openclaw_billing.records import Client, Rate
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.values import Proxies
 
-RATE_FIELDS = "openclaw.rate"
-"""Where a request's scope keeps the header fields that its answer shall have."""
+CLIENT_FIELDS = "openclaw.client"
+"""Where a request's scope keeps the header fields that the answer to its client shall have."""
 ADDRESS_FIELD = "openclaw.address"
 """Where it keeps where the request came from, once a secret was asked about."""
 LOG_SECONDS = 60.0
@@ -68,7 +68,7 @@ class ClientGate:
         self._runtime = runtime
 
     async def admit(self, request: Request, client: Client, view: View) -> None:
-        """Count the call, and leave in its scope what its answer shall say.
+        """Count the call, and add to what its scope says that its answer shall say.
 
         Raises:
             TooManyRequests: it comes too soon; it was not counted.
@@ -88,7 +88,7 @@ class ClientGate:
         DEGRADED.told(verdict.degraded)
         if verdict.refused_by:
             raise _refusal(verdict, fields)
-        request.scope[RATE_FIELDS] = fields
+        request.scope[CLIENT_FIELDS] += fields
 
 
 class Told:

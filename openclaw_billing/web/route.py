@@ -25,7 +25,7 @@ from starlette.types import Message, Receive, Scope
 from openclaw_billing.errors import JobRefused, TooLarge, TooSlow
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
-from openclaw_billing.web.limits import RATE_FIELDS
+from openclaw_billing.web.limits import CLIENT_FIELDS
 from openclaw_billing.web.problems import internal_error, problem, validation_problem
 
 BODY_BYTES_MAX = 64 * 1024
@@ -210,7 +210,7 @@ def request_id_of(scope: Scope) -> str:
 
 def finish(headers: list[tuple[bytes, bytes]], request: LimitedRequest) -> None:
     """Add what every answer of ours says."""
-    headers.extend(request.scope.get(RATE_FIELDS, ()))
+    headers.extend(request.scope.get(CLIENT_FIELDS, ()))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append(_NO_STORE)
     headers.append(_NO_SNIFF)

@@ -127,6 +127,7 @@ CREATE TABLE subscriptions (
     subscription_id text,
     subscribed_at timestamptz,
     status text,
+    pause_kind text NOT NULL,
     plan_id text,
     interval text NOT NULL,
     start timestamptz,
