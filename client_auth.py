@@ -86,7 +86,6 @@ class ClientRecord(TypedDict):
 
 def create_router(runtime: Runtime) -> APIRouter:
     """Every route of the module on that runtime, which opens and closes with the application."""
-
     whole = APIRouter(lifespan=serving(runtime))
     for routes in (
         billing_routes,
@@ -257,8 +256,7 @@ def require_credits(credits: int = 1) -> Callable[[Request, Client], Awaitable[C
 
     async def dependency(request: Request, client: CurrentClient) -> Client:
         stand = usage.standing(runtime.view, client.client_id, runtime.now())
-        refusal = stand.refusal(credits)
-        if refusal is not None:
+        if (refusal := stand.refusal(credits)) is not None:
             raise runtime.refusal(refusal)
         return client
 
@@ -292,3 +290,9 @@ def _record(client: Client) -> ClientRecord:
         "billing_cycle_start": stand.start.isoformat(),
         "billing_cycle_end": stand.end.isoformat(),
     }
+
+
+if __name__ == "__main__":
+    from openclaw_billing.cli import main
+
+    main()
