@@ -241,6 +241,9 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
             raise UnknownPlan(body.plan_id)
         if body.plan_id == "enterprise":
             raise BadRequest("Enterprise is sold by people: contact sales", code="contact_sales")
+        known = subscriptions.find(runtime.view, client.client_id, runtime.settings.billing_mode)
+        if known is None or known.status not in subscriptions.LIVE:
+            raise Conflict("There is no subscription: check out first", code="use_checkout")
         walks = paying(runtime)
         if body.plan_id == plans.FREE_PLAN_ID:
             return await _to_free(walks, client, preview=body.preview)

@@ -110,7 +110,11 @@ async def test_who_has_a_subscription_gets_no_second_one(house: House, acme: Buy
 
 
 async def test_who_has_none_cannot_change_one(house: House, acme: Buyer) -> None:
-    assert (await acme.post("plan", plan_id="pro")).json()["code"] == "use_checkout"
+    for plan in ("pro", "free"):
+        for preview in (False, True):
+            answer = await acme.post("plan", plan_id=plan, preview=preview)
+            assert (answer.status_code, answer.json()["code"]) == (409, "use_checkout")
+    assert house.fake.requests == [], "Stripe need not be asked for that"
     assert (await acme.post("plan", plan_id="enterprise")).json()["code"] == "contact_sales"
     for path in ("cancel", "resume"):
         answer = await acme.post(path)
