@@ -6,7 +6,7 @@ BillingError (an HTTPException: a host's own route may let it through)
 ├── TooSlow 408 · StaleVersion 412 · TooLarge 413
 ├── Unprocessable 422 · TooManyRequests 429 · StripeRejected 502
 └── Unavailable 503: StorageUnavailable · AdminDisabled
-    └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured
+    └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured · PortalNotConfigured
 StartupError (never an answer: the process must not serve): CorruptStore · BadSettings
 """
 
@@ -272,6 +272,13 @@ class PriceNotConfigured(Unavailable):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"No price in Stripe is set up for {what}", retry_after_seconds=60)
+
+
+class PortalNotConfigured(Unavailable):
+    code = "portal_not_configured"
+
+    def __init__(self) -> None:
+        super().__init__("The portal is not set up in Stripe: run `stripe sync`", retry_after_seconds=60)
 
 
 class StartupError(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from openclaw_billing.errors import StripeRejected
+from openclaw_billing.errors import PortalNotConfigured, StripeRejected
 from openclaw_billing.payments import bodies, translate
 from openclaw_billing.payments.bodies import MANAGED_BY
 from openclaw_billing.payments.calls import Obj
@@ -173,11 +173,13 @@ class StripeAccount(StripeReader):
         configuration: str | None = None,
         key: str,
     ) -> str:
-        """The address of the customer's portal, for one thing only if `flow` names it."""
-        body: Obj = {"customer": customer_id, "return_url": return_url}
+        """The address of the customer's portal, for one thing only if `flow` names it.
+
+        Raises:
+            PortalNotConfigured: nobody has set one up.
+        """
         configuration = configuration or await self._configuration()
-        if configuration is not None:
-            body["configuration"] = configuration
+        body: Obj = {"customer": customer_id, "return_url": return_url, "configuration": configuration}
         if flow is not None:
             body["flow_data"] = bodies.portal_flow(flow, subscription_id)
         return str((await self._calls.post("billing_portal.sessions.create", params=body, key=key))["url"])
@@ -201,13 +203,16 @@ class StripeAccount(StripeReader):
             "subscription_schedules.create", params=body, key=key, search=made_before
         )
 
-    async def _configuration(self) -> str | None:
-        """The portal's configuration that `stripe sync` keeps; without one Stripe's default is used."""
+    async def _configuration(self) -> str:
+        """The portal's configuration that `stripe sync` keeps; without one, the dashboard's default."""
         known = self._kept.get("configuration")
         if known is not None:
             return known
-        listed = self._calls.pages("billing_portal.configurations.list", params={"active": True})
-        async for each in listed:
+        default = None
+        async for each in self._calls.pages("billing_portal.configurations.list", params={"active": True}):
             if bodies.is_ours(each):
                 return self._kept.put("configuration", str(each["id"]))
-        return None
+            default = str(each["id"]) if each["is_default"] else default
+        if default is None:
+            raise PortalNotConfigured
+        return default

@@ -132,6 +132,20 @@ async def test_to_free_is_to_the_end_of_what_is_paid(house: House, acme: Buyer) 
     assert down["effective_at"] == preview["effective_at"]
 
 
+async def test_a_portal_that_nobody_has_set_up_is_told_so_and_opens_once_it_is(
+    house: House, acme: Buyer, api, caplog
+) -> None:
+    answer = await acme.post("portal")
+    assert (answer.status_code, answer.json()["code"]) == (503, "portal_not_configured")
+    assert "stripe sync" in answer.json()["detail"]
+    assert "Retry-After" in answer.headers
+    assert not [each for each in caplog.records if each.levelname == "ERROR"], "it is no bug of ours"
+    # As the dashboard makes one, for want of ours.
+    api.v1.billing_portal.configurations.create({"features": {"invoice_history": {"enabled": True}}})
+    opened = await acme.post("portal")
+    assert (opened.status_code, opened.json()["mock"]) == (200, False)
+
+
 async def test_two_changes_at_once_are_one(house: House, acme: Buyer) -> None:
     await acme.subscribe("starter")
     answers = await asyncio.gather(*(acme.post("plan", plan_id="pro") for _ in range(4)))
