@@ -174,6 +174,16 @@ class DuplicateEmail(Conflict):
     sentence = "A client with this email already exists"
 
 
+class InFlight(Conflict):
+    """The same request is being carried out: its answer will be given again."""
+
+    code = "in_flight"
+    sentence = "A request with this Idempotency-Key is being carried out"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
 class StaleVersion(BillingError):
     status = 412
     code = "stale"

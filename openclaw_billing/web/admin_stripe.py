@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
@@ -16,7 +17,7 @@ from openclaw_billing.stripe_records import InboxStatus, StripeEvent
 from openclaw_billing.usage import standing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
-from openclaw_billing.web.endpoint import Cursor, Limit, change
+from openclaw_billing.web.endpoint import Cursor, Limit, asked_of, change, walk
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Moment, Output
 from openclaw_billing.web.route import BillingRoute
@@ -175,14 +176,23 @@ def _subscription(router: APIRouter, runtime: Runtime, admin: AdminToken) -> Non
         operation_id="cancelSubscriptionNow",
         summary="End a subscription at once",
     )
-    async def cancel_subscription_now(client_id: str, actor: Actor = Depends(admin)) -> SubscriptionView:
+    async def cancel_subscription_now(
+        client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
+    ) -> SubscriptionView:
         """No money is given back; the client is on the free plan afterwards."""
-        client = runtime.view.clients.get(client_id)
-        if client is None:
-            raise NotFound("Client")
-        await paying(runtime).cancel_now(client)
-        await runtime.write(_note_cancelled, actor, client_id)
-        return _view(runtime, client_id)
+        asked = asked_of(request, actor.name, None)
+        return await walk(
+            runtime, response, asked, partial(_cancelled, runtime, client_id, actor), SubscriptionView
+        )
+
+
+async def _cancelled(runtime: Runtime, client_id: str, actor: Actor) -> SubscriptionView:
+    client = runtime.view.clients.get(client_id)
+    if client is None:
+        raise NotFound("Client")
+    await paying(runtime).cancel_now(client)
+    await runtime.write(_note_cancelled, actor, client_id)
+    return _view(runtime, client_id)
 
 
 def event_list(

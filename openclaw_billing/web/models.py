@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import partial
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -44,9 +44,10 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """What we answer."""
+    """What we answer. Fields that are `told_once` stand in no stored reply."""
 
     model_config = ConfigDict(frozen=True)
+    told_once: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def made(cls, **values: object) -> Self:
