@@ -31,7 +31,6 @@ import intake_routes
 from openclaw_billing import inbox, logs, replies
 from openclaw_billing.errors import StartupError, StorageUnavailable
 from openclaw_billing.metrics import STORE_WRITABLE
-from openclaw_billing.payments import require_sdk
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
 from openclaw_billing.web.ending import Ending
@@ -165,8 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(settings, gateway=True)
         for problem in problems(settings):
             client_auth.runtime.log.warning("%s", problem)
-        require_sdk(settings)
-        # A store that cannot be opened is better told here, in one sentence, than by every worker.
+        # A Stripe key without the package to use it through, or a store that cannot be opened, is better told
+        # here, in one sentence, than by every worker.
+        _ = client_auth.runtime.stripe
         client_auth.runtime.open()
         _show_new_token()
         client_auth.runtime.close()

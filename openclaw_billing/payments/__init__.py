@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from openclaw_billing.errors import BadSettings
 from openclaw_billing.prices import PriceBook
 
 if TYPE_CHECKING:
@@ -56,23 +54,12 @@ def make_checkup(settings: Settings, calls: Calls) -> Checkup:
     return Checkup(calls, PriceBook.of(settings), mode=settings.billing_mode, signed=signed)
 
 
-def require_sdk(settings: Settings) -> None:
-    """Raises `BadSettings` where there is a key, and no SDK to use it with. Looking does not import it."""
-    if settings.stripe_secret_key is not None and find_spec("stripe") is None:
-        raise BadSettings("STRIPE_SECRET_KEY is set, but the package stripe[async] is not installed.")
-
-
 def make_calls(
     settings: Settings,
     observer: CallObserver | None = None,
     seconds: Callable[[], float] = time.monotonic,
 ) -> Calls:
-    """The way to Stripe under the settings' key, which must be there.
-
-    Raises:
-        BadSettings: the SDK is not installed.
-    """
-    require_sdk(settings)
+    """The way to Stripe under the settings' key, which must be there."""
     from openclaw_billing.payments.calls import Calls, Line
 
     assert settings.stripe_secret_key is not None

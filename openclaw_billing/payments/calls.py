@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import httpx
 
 from openclaw_billing.errors import (
+    BadSettings,
     BillingError,
     CardDeclined,
     StripeMisconfigured,
@@ -82,7 +83,11 @@ class Line:
 
 
 class Calls:
-    """One per process. Each running event loop gets an SDK object of its own, made at its first call."""
+    """One per process. Each running event loop gets an SDK object of its own, made at its first call.
+
+    Raises:
+        BadSettings: the SDK is not installed.
+    """
 
     def __init__(self, line: Line, observer: CallObserver | None = None) -> None:
         self._sdk = _load_sdk()
@@ -303,7 +308,12 @@ class _Loop:
 
 
 def _load_sdk() -> Any:
-    sdk: Any = import_module("stripe")
+    try:
+        sdk: Any = import_module("stripe")
+    except ImportError as error:
+        raise BadSettings(
+            "STRIPE_SECRET_KEY is set, but the package stripe[async] is not installed"
+        ) from error
     # It would write a file below the user's home and report our calls.
     sdk.enable_telemetry = False
     sdk.set_app_info("openclaw-billing", version=_version())
