@@ -179,7 +179,9 @@ async def test_a_declined_card_is_told_with_its_reason_and_nothing_else(fake, ma
 
 async def test_a_rejected_request_is_told_by_its_id_and_never_in_stripes_words(fake, account, caplog):
     with caplog.at_level(logging.ERROR), pytest.raises(StripeRejected) as refused:
-        await account.portal("cus_nobody@example", return_url="https://x.example", key="p:1")
+        await account.portal(
+            "cus_nobody@example", return_url="https://x.example", configuration="bpc_1", key="p:1"
+        )
     assert (refused.value.status_code, refused.value.code) == (502, "stripe_rejected")
     request_id = refused.value.facts["stripe_request_id"]
     assert request_id.startswith("req_")
