@@ -41,11 +41,7 @@ class StripeAccount(StripeReader):
         body = bodies.checkout(wish, beside)
 
         async def made_before() -> Obj | None:
-            mine = {"customer": wish.customer_id, "status": "open"}
-            async for each in self._calls.pages("checkout.sessions.list", params=mine):
-                if each["metadata"].get("attempt_id") == wish.attempt_id:
-                    return each
-            return None
+            return await self._session_of(wish.customer_id, wish.attempt_id)
 
         made = await self._calls.post("checkout.sessions.create", params=body, key=key, search=made_before)
         return translate.session_fact(made)
@@ -82,8 +78,7 @@ class StripeAccount(StripeReader):
         async def changed_before() -> Obj | None:
             found = await self._whole(fact.subscription_id)
             now = await self._subscription_fact(found)
-            done = now.price.price_id == price.price_id or now.pending_update
-            return found if done else None
+            return found if price.terms in (now.price.terms, now.pending_terms) else None
 
         made = await self._calls.post(
             "subscriptions.update", fact.subscription_id, params=body, key=key, search=changed_before
@@ -92,9 +87,21 @@ class StripeAccount(StripeReader):
 
     async def schedule_price(self, fact: SubscriptionFact, price: PriceFact, *, key: str) -> SubscriptionFact:
         """The subscription with a schedule that brings the new price when the period ends."""
+
+        async def planned_before() -> Obj | None:
+            found = await self._whole(fact.subscription_id)
+            planned = (await self._subscription_fact(found)).pending_terms == price.terms
+            return found["schedule"] if planned else None
+
         schedule = await self._schedule_of(fact, key=f"{key}:a")
-        body = bodies.phases(schedule, fact, price)
-        await self._calls.post("subscription_schedules.update", schedule["id"], params=body, key=f"{key}:b")
+        schedule_id, body = schedule["id"], bodies.phases(schedule, fact, price)
+        await self._calls.post(
+            "subscription_schedules.update",
+            schedule_id,
+            params=body,
+            key=f"{key}:b:{schedule_id}",
+            search=planned_before,
+        )
         return await self._subscription_fact(await self._whole(fact.subscription_id))
 
     async def release_schedule(self, schedule_id: str, *, key: str) -> None:
@@ -118,6 +125,11 @@ class StripeAccount(StripeReader):
         key: str,
     ) -> SubscriptionFact:
         """The subscription, set to end with its period or set to go on."""
+
+        async def set_before() -> Obj | None:
+            found = await self._whole(subscription_id)
+            return found if _ends(found) == ending else None
+
         body: Obj = {"cancel_at_period_end": ending, "expand": list(WHOLE_SUBSCRIPTION)}
         if ending:
             said = {"feedback": feedback, "comment": comment}
@@ -125,14 +137,16 @@ class StripeAccount(StripeReader):
                 body["cancellation_details"] = details
         else:
             found = await self._whole(subscription_id)
+            if not _ends(found):
+                return await self._subscription_fact(found)
             if not found["cancel_at_period_end"]:
-                if found["cancel_at"] is None:
-                    return await self._subscription_fact(found)
                 # Set to end at a moment of its own, which is undone in another way.
                 del body["cancel_at_period_end"]
                 body["cancel_at"] = ""
                 key = f"{key}:at"
-        made = await self._calls.post("subscriptions.update", subscription_id, params=body, key=key)
+        made = await self._calls.post(
+            "subscriptions.update", subscription_id, params=body, key=key, search=set_before
+        )
         return await self._subscription_fact(made)
 
     async def cancel_now(self, subscription_id: str, *, prorate: bool) -> SubscriptionFact | None:
@@ -152,15 +166,30 @@ class StripeAccount(StripeReader):
 
     async def resume(self, subscription_id: str, *, key: str) -> SubscriptionFact:
         """The subscription, no longer paused; its periods go on as if it never had been."""
+
+        async def running() -> Obj | None:
+            found = await self._whole(subscription_id)
+            return None if found["status"] == "paused" else found
+
+        async def collecting() -> Obj | None:
+            found = await self._whole(subscription_id)
+            return None if found["pause_collection"] else found
+
         found = await self._whole(subscription_id)
         expand = list(WHOLE_SUBSCRIPTION)
         if found["status"] == "paused":
             body: Obj = {"billing_cycle_anchor": {"type": "unchanged"}, "expand": expand}
-            found = await self._calls.post("subscriptions.resume", subscription_id, params=body, key=key)
+            found = await self._calls.post(
+                "subscriptions.resume", subscription_id, params=body, key=key, search=running
+            )
         elif found["pause_collection"]:
             body = {"pause_collection": "", "expand": expand}
             found = await self._calls.post(
-                "subscriptions.update", subscription_id, params=body, key=f"{key}:collection"
+                "subscriptions.update",
+                subscription_id,
+                params=body,
+                key=f"{key}:collection",
+                search=collecting,
             )
         return await self._subscription_fact(found)
 
@@ -187,6 +216,13 @@ class StripeAccount(StripeReader):
         expand = {"expand": list(WHOLE_SUBSCRIPTION)}
         return await self._calls.get("subscriptions.retrieve", subscription_id, params=expand)
 
+    async def _session_of(self, customer_id: str, attempt_id: str) -> Obj | None:
+        """The session that an attempt has, whatever became of it."""
+        async for each in self._calls.pages("checkout.sessions.list", params={"customer": customer_id}):
+            if each["metadata"].get("attempt_id") == attempt_id:
+                return each
+        return None
+
     async def _schedule_of(self, fact: SubscriptionFact, *, key: str) -> Obj:
         """The subscription's schedule, made if it has none."""
 
@@ -212,3 +248,7 @@ class StripeAccount(StripeReader):
             if bodies.is_ours(each):
                 return self._kept.put("configuration", str(each["id"]))
         return None
+
+
+def _ends(sub: Obj) -> bool:
+    return bool(sub["cancel_at_period_end"]) or sub["cancel_at"] is not None

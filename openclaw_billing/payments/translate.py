@@ -74,7 +74,7 @@ def subscription_fact(sub: Obj, book: PriceBook, prices: Prices) -> Subscription
     invoice = sub.get("latest_invoice")
     invoice = invoice if isinstance(invoice, Mapping) else {"id": invoice}
     status = _enum(StripeStatus, sub.get("status"))
-    pending_id, pending_at = _pending(sub, book, prices, price)
+    pending, pending_at = _pending(sub, book, prices, price)
     waiting = sub.get("pending_update") or {}
     return SubscriptionFact(
         subscription_id=_needed(sub, "id"),
@@ -91,7 +91,7 @@ def subscription_fact(sub: Obj, book: PriceBook, prices: Prices) -> Subscription
         trial_end=_maybe(sub, "trial_end"),
         collection=_collection(sub),
         pending_update=bool(waiting),
-        pending_plan_id=pending_id,
+        pending=pending,
         pending_at=pending_at,
         pending_expires_at=_maybe(waiting, "expires_at"),
         schedule_id=id_of(sub.get("schedule")),
@@ -271,20 +271,20 @@ def _plan_item(sub: Obj, book: PriceBook) -> Obj:
     return _missing("items") if found is None else found
 
 
-def _pending(sub: Obj, book: PriceBook, prices: Prices, now: PriceFact) -> tuple[str | None, datetime | None]:
+def _pending(
+    sub: Obj, book: PriceBook, prices: Prices, now: PriceFact
+) -> tuple[PriceFact | None, datetime | None]:
     waiting = sub.get("pending_update")
     if waiting:
-        plans = [
-            price_fact(_price_of(item), book).plan_id for item in waiting.get("subscription_items") or ()
-        ]
-        return next((plan_id for plan_id in plans if plan_id is not None), None), None
+        shown = [price_fact(_price_of(item), book) for item in waiting.get("subscription_items") or ()]
+        return next((price for price in shown if price.plan_id is not None), None), None
     phase = next_phase(sub)
     if phase is None:
         return None, None
     for price_id in named_prices(phase["items"]):
         coming = prices.get(price_id)
         if coming is not None and coming.plan_id is not None and coming.price_id != now.price_id:
-            return coming.plan_id, _moment(phase, "start_date")
+            return coming, _moment(phase, "start_date")
     return None, None
 
 
