@@ -163,6 +163,8 @@ class SessionFact:
     expires_at: datetime
     subscription_id: str | None = None
     payment_intent_id: str | None = None
+    credits: int = 0
+    """What is sold by it, by the catalogue; only where its lines were asked for."""
 
     @property
     def settled(self) -> bool:
@@ -177,6 +179,8 @@ class DisputeFact:
     status: DisputeStatus
     amount: int
     livemode: bool
+    customer_id: str | None = None
+    """Who paid; only where the payment was asked for with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,12 +260,15 @@ class CheckoutWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a change of plan would cost now; a credit is below zero."""
+    """What a change of plan would cost now; a credit is below zero.
+
+    `after` is what the subscription would be, once it had paid `invoice`.
+    """
 
     amount_due: int
     currency: str
-    seconds_left: int
-    seconds_in_period: int
+    after: SubscriptionFact
+    invoice: InvoiceFact
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class StripeAccount(StripeReader):
             return await self._session_of(wish.customer_id, wish.attempt_id)
 
         made = await self._calls.post("checkout.sessions.create", params=body, key=key, search=made_before)
-        return translate.session_fact(made)
+        return translate.session_fact(made, self._book)
 
     async def expire_session(self, session_id: str, *, key: str) -> SessionFact:
         """The session, closed; one that was completed or has lapsed meanwhile stays what it is."""
@@ -56,7 +56,7 @@ class StripeAccount(StripeReader):
         made = await self._calls.post(
             "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
         )
-        return translate.session_fact(made)
+        return translate.session_fact(made, self._book)
 
     async def preview_change(self, fact: SubscriptionFact, price: PriceFact) -> Preview:
         """What a change to this price would cost now; nothing is changed."""
@@ -65,7 +65,7 @@ class StripeAccount(StripeReader):
         invoice = await self._calls.post(
             "invoices.create_preview", params=bodies.preview(fact, price), key=key
         )
-        return translate.preview_fact(invoice, fact, price)
+        return translate.preview_fact(invoice, await self._invoice_fact(invoice), fact, price)
 
     async def change_price(self, fact: SubscriptionFact, price: PriceFact, *, key: str) -> SubscriptionFact:
         """The subscription at the new price if that was paid at once, else with a waiting update.
@@ -215,13 +215,6 @@ class StripeAccount(StripeReader):
     async def _whole(self, subscription_id: str) -> Obj:
         expand = {"expand": list(WHOLE_SUBSCRIPTION)}
         return await self._calls.get("subscriptions.retrieve", subscription_id, params=expand)
-
-    async def _session_of(self, customer_id: str, attempt_id: str) -> Obj | None:
-        """The session that an attempt has, whatever became of it."""
-        async for each in self._calls.pages("checkout.sessions.list", params={"customer": customer_id}):
-            if each["metadata"].get("attempt_id") == attempt_id:
-                return each
-        return None
 
     async def _schedule_of(self, fact: SubscriptionFact, *, key: str) -> Obj:
         """The subscription's schedule, made if it has none."""

@@ -10,6 +10,7 @@ from fastapi import Query as QueryParameter
 from pydantic import Field
 
 from openclaw_billing import plans, subscriptions
+from openclaw_billing.changing import Changed, Changing
 from openclaw_billing.errors import (
     BadRequest,
     Conflict,
@@ -17,7 +18,7 @@ from openclaw_billing.errors import (
     StripeUnavailable,
     UnknownPlan,
 )
-from openclaw_billing.paying import Changed, Paying
+from openclaw_billing.paying import Paying
 from openclaw_billing.records import Client
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.stripe_facts import InvoiceFact
@@ -160,11 +161,11 @@ def subscription_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-def paying(runtime: Runtime) -> Paying:
+def changing(runtime: Runtime) -> Changing:
     """Raises `Conflict` in mock mode, where there is nothing to change."""
     if runtime.stripe is None:
         raise Conflict("Billing is in mock mode: there is no subscription", code="no_subscription")
-    return Paying(runtime, runtime.stripe)
+    return Changing(runtime, runtime.stripe)
 
 
 def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -228,7 +229,7 @@ def _portal(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
             return PortalView(portal_url=url, url=url, mock=True)
         settings = runtime.settings
         back = redirect(settings, asked.return_url, settings.portal_return_url, "return_url")
-        url = await paying(runtime).portal(client, return_url=back, flow=asked.flow)
+        url = await Paying(runtime, runtime.stripe).portal(client, return_url=back, flow=asked.flow)
         return PortalView(portal_url=url, url=url, mock=False)
 
 
@@ -240,12 +241,12 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
             raise UnknownPlan(body.plan_id)
         if body.plan_id == "enterprise":
             raise BadRequest("Enterprise is sold by people: contact sales", code="contact_sales")
-        walks = paying(runtime)
+        changes = changing(runtime)
         if body.plan_id == plans.FREE_PLAN_ID:
-            return await _to_free(walks, client, preview=body.preview)
+            return await _to_free(changes, client, preview=body.preview)
         if body.preview:
-            return PlanChangeView.of(await walks.preview(client, body.plan_id, body.interval))
-        return PlanChangeView.of(await walks.change_plan(client, body.plan_id, body.interval))
+            return PlanChangeView.of(await changes.preview(client, body.plan_id, body.interval))
+        return PlanChangeView.of(await changes.change_plan(client, body.plan_id, body.interval))
 
     @router.post("/api/billing/cancel", operation_id="cancelSubscription", summary="Let it end")
     async def cancel_subscription(
@@ -253,21 +254,21 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
     ) -> EndingView:
         """Everything works until the end of what is paid for. Asking again is the same answer."""
         asked = body or CancelRequest()
-        fact = await paying(runtime).cancel(client, feedback=asked.feedback, comment=asked.comment)
+        fact = await changing(runtime).cancel(client, feedback=asked.feedback, comment=asked.comment)
         return EndingView(status="ending", ends_at=fact.ends_at)
 
     @router.post("/api/billing/resume", operation_id="resumeSubscription", summary="Let it go on")
     async def resume_subscription(client: Client = Depends(client_key)) -> EndingView:
         """Undoes a cancellation that has not taken effect, or a pause."""
-        fact = await paying(runtime).resume(client)
+        fact = await changing(runtime).resume(client)
         return EndingView(status=fact.status.value, ends_at=fact.ends_at)
 
 
-async def _to_free(walks: Paying, client: Client, *, preview: bool) -> PlanChangeView:
+async def _to_free(changes: Changing, client: Client, *, preview: bool) -> PlanChangeView:
     """The free plan is what is left when the subscription has ended."""
     if preview:
-        return PlanChangeView.of(await walks.preview_end(client))
-    fact = await walks.cancel(client, feedback=None, comment=None)
+        return PlanChangeView.of(await changes.preview_end(client))
+    fact = await changes.cancel(client, feedback=None, comment=None)
     return PlanChangeView.of(
         Changed(
             plan_id=fact.price.plan_id or "",

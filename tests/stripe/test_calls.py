@@ -174,6 +174,8 @@ async def test_a_session_that_ended_is_still_the_one_of_its_key(fake, account, w
     await account.expire_session(opened.session_id, key="ex:a1")
     again = await account.open_session(wish, key="co:c1:a1")
     assert (again.session_id, again.status) == (opened.session_id, "expired")
+    assert await account.session_of(wish.customer_id, "a1") == opened.session_id
+    assert await account.session_of(wish.customer_id, "a2") is None
 
 
 async def test_successors_end(fake, account):
