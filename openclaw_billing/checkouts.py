@@ -90,10 +90,12 @@ def closing(tables: Transaction | View, client_id: str, mode: str) -> list[Check
 
 
 def lapse(tx: Transaction, attempt_id: str, *, now: datetime) -> bool:
-    """Whether an attempt without a session will have none any more: whatever was on its way came or is over."""
+    """Whether the attempt is over, since Stripe has no session of it; one may still be on its way for a while."""
     attempt = _attempt(tx, attempt_id)
-    over = attempt.expires_at is None or now >= attempt.expires_at
-    if over and attempt.session_id is None:
+    if attempt.state is not CheckoutState.CLOSING:
+        return True
+    over = attempt.session_id is not None or attempt.expires_at is None or now >= attempt.expires_at
+    if over:
         tx.checkouts.put(replace(attempt, state=CheckoutState.EXPIRED))
     return over
 

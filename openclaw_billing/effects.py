@@ -125,10 +125,9 @@ class Effects:
 
     async def close_page(self, attempt: Checkout) -> bool:
         """Let an attempt's page be paid no more, and apply what was. False where it may still get one."""
-        session_id = attempt.session_id or await self._session_of(attempt)
-        if session_id is None:
+        session_id, key = attempt.session_id or await self._session_of(attempt), f"ex:{attempt.attempt_id}"
+        if session_id is None or await self._account.expire_session(session_id, key=key) is None:
             return await self._runtime.write(checkouts.lapse, attempt.attempt_id)
-        await self._account.expire_session(session_id, key=f"ex:{attempt.attempt_id}")
         await self.apply(await self.of_session(session_id, cause="page closed"))
         return True
 

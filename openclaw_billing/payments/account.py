@@ -11,7 +11,7 @@ from uuid import uuid4
 from openclaw_billing.errors import StripeRejected
 from openclaw_billing.payments import bodies, translate
 from openclaw_billing.payments.bodies import MANAGED_BY
-from openclaw_billing.payments.calls import Obj
+from openclaw_billing.payments.calls import NoSuchObject, Obj
 from openclaw_billing.payments.reading import WHOLE_SUBSCRIPTION, StripeReader
 from openclaw_billing.stripe_facts import CheckoutWish, Preview, PriceFact, SessionFact, SubscriptionFact
 
@@ -46,16 +46,22 @@ class StripeAccount(StripeReader):
         made = await self._calls.post("checkout.sessions.create", params=body, key=key, search=made_before)
         return translate.session_fact(made, self._book)
 
-    async def expire_session(self, session_id: str, *, key: str) -> SessionFact:
-        """The session, closed; one that was completed or has lapsed meanwhile stays what it is."""
+    async def expire_session(self, session_id: str, *, key: str) -> SessionFact | None:
+        """The session, closed; one that was completed or has lapsed meanwhile stays what it is.
+
+        None is one that never was.
+        """
 
         async def closed_before() -> Obj | None:
             found = await self._calls.get("checkout.sessions.retrieve", session_id)
             return None if found["status"] == "open" else found
 
-        made = await self._calls.post(
-            "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
-        )
+        try:
+            made = await self._calls.post(
+                "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
+            )
+        except NoSuchObject:
+            return None
         return translate.session_fact(made, self._book)
 
     async def preview_change(self, fact: SubscriptionFact, price: PriceFact) -> Preview:

@@ -67,6 +67,14 @@ async def test_a_session_whose_reply_was_lost_is_closed_for_another_one(house: H
     assert (back["session_id"] != lost, sessions(house)["open"]) == (True, 1)
 
 
+async def test_a_session_that_stripe_forgot_holds_up_no_other(house: House, acme: Buyer) -> None:
+    first = (await acme.post("checkout", **STARTER)).json()["session_id"]
+    del house.fake._world.objects[first]
+    for _ in range(2):
+        assert (await acme.post("checkout", plan_id="pro")).status_code == 200
+    assert sessions(house) == {"open": 1}
+
+
 async def test_what_was_paid_on_the_other_page_counts_before_a_new_one_opens(
     house: House, acme: Buyer
 ) -> None:
@@ -119,7 +127,9 @@ async def test_a_page_that_never_was_is_waited_for_as_long_as_it_could_live(
     assert [each.done for each in house.runtime.view.stripe_calls] == [True]
 
 
-async def test_what_a_client_pays_while_it_is_switched_off_is_given_back(house: House, acme: Buyer) -> None:
+async def test_a_plan_that_is_paid_while_its_client_is_switched_off_ends_at_once(
+    house: House, acme: Buyer
+) -> None:
     session = await acme.check_out("starter")
     await house.http.delete(f"/api/admin/clients/{acme.client_id}", headers=ADMIN)
     await house.deliver()
