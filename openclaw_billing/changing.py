@@ -38,7 +38,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class _Turn:
     """The turn to change a subscription: what it is now, and a key for what is asked of Stripe.
 
     `again`: the same was asked before, and the answer was lost.
@@ -142,7 +142,7 @@ class Changing:
                 raise Conflict("There is nothing to resume", code="nothing_to_resume")
             return after
 
-    async def _stay(self, turn: Turn, plan_id: str) -> Changed:
+    async def _stay(self, turn: _Turn, plan_id: str) -> Changed:
         """On the plan that the subscription has: what was planned instead is undone."""
         planned = _is_planned(turn.fact)
         if planned:
@@ -152,7 +152,7 @@ class Changing:
             raise Conflict("The client is on this plan already", code="already_on_plan")
         return Changed(plan_id=plan_id, effective="now")
 
-    async def _go_up(self, turn: Turn, price: PriceFact, plan_id: str) -> Changed:
+    async def _go_up(self, turn: _Turn, price: PriceFact, plan_id: str) -> Changed:
         await self._release(turn)
         after = await self._account.change_price(turn.fact, price, key=f"{turn.key}:up:{price.price_id}")
         await self._sync(after.subscription_id, "upgrade")
@@ -160,7 +160,7 @@ class Changing:
             raise PaymentRequired(hosted_invoice_url=after.invoice_url, expires_at=after.pending_expires_at)
         return Changed(plan_id=plan_id, effective="now")
 
-    async def _go_down(self, turn: Turn, price: PriceFact, plan_id: str) -> Changed:
+    async def _go_down(self, turn: _Turn, price: PriceFact, plan_id: str) -> Changed:
         if not _is_planned(turn.fact) or turn.fact.pending_terms != price.terms:
             await self._account.schedule_price(turn.fact, price, key=f"{turn.key}:down:{price.price_id}")
         after = await self._sync(turn.fact.subscription_id, "downgrade")
@@ -173,14 +173,14 @@ class Changing:
             effective_at=after.pending_at,
         )
 
-    async def _release(self, turn: Turn) -> None:
+    async def _release(self, turn: _Turn) -> None:
         """A schedule owns its subscription: nothing else may change that."""
         schedule_id = turn.fact.schedule_id
         if schedule_id is not None:
             await self._account.release_schedule(schedule_id, key=f"{turn.key}:release:{schedule_id}")
 
     @contextlib.asynccontextmanager
-    async def _turn(self, client: Client, asked: str) -> AsyncIterator[Turn]:
+    async def _turn(self, client: Client, asked: str) -> AsyncIterator[_Turn]:
         """The one turn there is for changing a client's subscription."""
         known, again = await self._runtime.write(
             subscriptions.begin_change, client.client_id, self._mode, asked
@@ -189,7 +189,7 @@ class Changing:
         try:
             with self._account.budget():
                 fact = await self._fetched(known)
-                yield Turn(fact, f"change:{known.subscription_id}:{known.changes}", again)
+                yield _Turn(fact, f"change:{known.subscription_id}:{known.changes}", again)
             answered = True
         except BillingError as error:
             # Where Stripe did not answer, the same request goes on under the same key.

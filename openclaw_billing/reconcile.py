@@ -60,15 +60,16 @@ class Reconciler:
         self._cursor = f"stripe:cursor:{account.mode}"
         self._swept = f"stripe:swept:{account.mode}"
         self._polled = f"stripe:polled:{account.mode}"
-
-    async def begin(self) -> None:
-        """At start everything is compared once, unless another process just did."""
-        last = inbox.cursor_of(self._runtime.view, self._swept)
-        if last is not None and self._runtime.now() >= last + SWEEP_APART:
-            await self._runtime.write(_forget_turn, self._swept)
+        self._begun = False
 
     async def look(self) -> int:
-        """Sweep daily and poll often, if nobody did lately; how many events were found."""
+        """Sweep daily and poll often, if nobody did lately; how many events were found.
+
+        The first time everything is compared, unless another process just did.
+        """
+        if not self._begun:
+            await self._runtime.write(_forget_sweep, self._swept)
+            self._begun = True
         await self._in_turn(self._swept, SWEEP_EVERY, self.sweep)
         every = timedelta(minutes=self._runtime.settings.stripe_poll_minutes)
         return await self._in_turn(self._polled, every, self.poll) or 0
@@ -268,8 +269,10 @@ def _end_turn(tx: Transaction, name: str, *, done: bool, now: datetime) -> None:
         tx.facts.put(Fact(name=_turn(name), value=(now + TRY_AGAIN).isoformat()))
 
 
-def _forget_turn(tx: Transaction, name: str, *, now: datetime) -> None:  # noqa: ARG001
-    tx.facts.delete(name)
+def _forget_sweep(tx: Transaction, name: str, *, now: datetime) -> None:
+    last = inbox.cursor_of(tx, name)
+    if last is not None and now >= last + SWEEP_APART:
+        tx.facts.delete(name)
 
 
 def _turn(name: str) -> str:

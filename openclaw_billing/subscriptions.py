@@ -113,10 +113,8 @@ def sync(tx: Transaction, told: Told, *, now: datetime) -> Alerts:
         raise UnknownReference(f"customer {fact.customer_id}")
     if is_stale(told.fetched_at, known.fetched_at, now):
         raise StaleFact
-    if fact.status in LIVE and not _client(tx, known.client_id).active:
-        # Paid for on a page that was open when the client was switched off.
-        outbox.cancel(tx, known, fact.subscription_id, now=now)
     is_current, alerts = _is_current(tx, known, fact, now)
+    alerts += _switched_off(tx, known, fact, now)
     if not is_current:
         return alerts
     if fact.status is StripeStatus.INCOMPLETE_EXPIRED:
@@ -204,6 +202,18 @@ def _is_current(
         return newer, ()
     sentence = f"Client {known.client_id} has two subscriptions: {kept} is kept and {ended} is ended"
     return newer, (Alert(sentence),)
+
+
+def _switched_off(tx: Transaction, known: Subscription, fact: SubscriptionFact, now: datetime) -> Alerts:
+    """A client that is switched off has no subscription, whatever page was open when it was."""
+    if fact.status not in LIVE or _client(tx, known.client_id).active:
+        return ()
+    if not outbox.cancel(tx, known, fact.subscription_id, now=now):
+        return ()
+    sentence = (
+        f"Client {known.client_id} is switched off and has paid for {fact.subscription_id}, which is ended"
+    )
+    return (Alert(sentence),)
 
 
 def _to_review(fact: SubscriptionFact) -> str:

@@ -82,7 +82,6 @@ class Worker:
 
     async def look(self) -> None:
         """Look for what was lost until cancelled. It may take long, so no event waits for it."""
-        await self._outlived(self.reconciler.begin)
         while True:
             if await self._outlived(self.reconciler.look):
                 self.wake()

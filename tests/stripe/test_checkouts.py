@@ -101,6 +101,19 @@ async def test_a_client_that_is_switched_off_has_no_page_to_pay_on(house: House,
     assert all(call.done for call in house.runtime.view.stripe_calls)
 
 
+async def test_a_client_that_is_switched_off_in_the_middle_of_a_checkout_gets_no_page(
+    house: House, acme: Buyer
+) -> None:
+    house.fake.inject("drip", path="/v1/prices", seconds=0.0005)
+    asked = len(house.fake.requests)
+    checkout = asyncio.create_task(acme.post("checkout", **STARTER))
+    while len(house.fake.requests) == asked:
+        await asyncio.sleep(0.001)
+    await house.http.delete(f"/api/admin/clients/{acme.client_id}", headers=ADMIN)
+    assert (await checkout).status_code == 401
+    assert sessions(house) == {}
+
+
 async def test_a_page_whose_reply_was_lost_is_closed_when_its_client_is_switched_off(
     house: House, acme: Buyer
 ) -> None:
@@ -128,13 +141,16 @@ async def test_a_page_that_never_was_is_waited_for_as_long_as_it_could_live(
 
 
 async def test_a_plan_that_is_paid_while_its_client_is_switched_off_ends_at_once(
-    house: House, acme: Buyer
+    house: House, acme: Buyer, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = await acme.check_out("starter")
     await house.http.delete(f"/api/admin/clients/{acme.client_id}", headers=ADMIN)
     await house.deliver()
     sub = house.fake.get(session)["subscription"]
     assert house.fake.get(sub)["status"] == "canceled"
+    assert [acme.client_id in each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
+        True
+    ]
     (request,) = [each for each in house.fake.requests if each.method == "DELETE"]
     assert request.params == {"prorate": "true", "invoice_now": "true"}
 

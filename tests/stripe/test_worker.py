@@ -13,7 +13,7 @@ import pytest
 from openclaw_billing import inbox
 from openclaw_billing.pauses import PAUSES, pause
 from openclaw_billing.stripe_records import StripeEvent
-from openclaw_billing.worker import working
+from openclaw_billing.worker import Worker, working
 from tests.stripe.house import ADMIN, Buyer, House
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +180,6 @@ async def test_an_event_of_the_other_mode_is_not_taken_up_again(house: House, ac
 
 async def test_a_sweep_that_failed_is_made_again_soon(house: House, acme: Buyer) -> None:
     look = house.worker.reconciler.look
-    await house.worker.reconciler.begin()
     with house.fake.down():
         await look()
     await acme.check_out("starter")
@@ -214,12 +213,18 @@ async def test_a_look_whose_process_died_is_another_ones_within_the_hour(house: 
 
 
 async def test_of_gateways_that_start_at_once_one_compares(house: House, acme: Buyer) -> None:
-    async def begin() -> None:
-        await house.worker.reconciler.begin()
-        await house.worker.reconciler.look()
+    def starting() -> Worker:
+        assert house.runtime.stripe is not None
+        return Worker(house.runtime, house.runtime.stripe)
 
-    await asyncio.gather(*(begin() for _ in range(5)))
+    await asyncio.gather(*(starting().reconciler.look() for _ in range(5)))
     assert swept(house) == 1
+    house.fake.advance(minutes=9)
+    await starting().reconciler.look()
+    assert swept(house) == 1
+    house.fake.advance(minutes=1)
+    await starting().reconciler.look()
+    assert swept(house) == 2
 
 
 def swept(house: House) -> int:
