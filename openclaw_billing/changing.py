@@ -181,7 +181,11 @@ class Changing:
 
     @contextlib.asynccontextmanager
     async def _turn(self, client: Client, asked: str) -> AsyncIterator[_Turn]:
-        """The one turn there is for changing a client's subscription."""
+        """The one turn there is for changing a client's subscription.
+
+        Raises:
+            Conflict: `no_subscription`, `change_in_progress`, `subscription_unknown`.
+        """
         known, again = await self._runtime.write(
             subscriptions.begin_change, client.client_id, self._mode, asked
         )
@@ -189,6 +193,9 @@ class Changing:
         try:
             with self._account.budget():
                 fact = await self._fetched(known)
+                if fact.status not in subscriptions.LIVE:
+                    await self._sync(fact.subscription_id, "change")
+                    raise Conflict("The subscription has ended: check out again", code="no_subscription")
                 yield _Turn(fact, f"change:{known.subscription_id}:{known.changes}", again)
             answered = True
         except BillingError as error:

@@ -164,7 +164,7 @@ class Worker:
         write = self._runtime.write
         try:
             with self._account.budget():
-                heard = await (self._cancel(call) if call.kind is CallKind.CANCEL else self._close(call))
+                heard = await {CallKind.CANCEL: self._cancel, CallKind.CLOSE: self._close}[call.kind](call)
         except StorageUnavailable:
             # Nothing can be noted; the lease runs out, and the call is made again.
             raise
@@ -175,11 +175,13 @@ class Worker:
             self._runtime.log.exception("Call %s failed", call.call_id)
             await write(outbox.delay, call.call_id, type(error).__name__)
         else:
-            await (
-                write(outbox.finish, call.call_id) if heard else write(outbox.delay, call.call_id, "early")
-            )
+            if heard:
+                await write(outbox.finish, call.call_id)
+            else:
+                await write(outbox.delay, call.call_id, "nothing to be seen yet")
 
     async def _cancel(self, call: StripeCall) -> bool:
+        """Whether the subscription is over; one that Stripe does not know is for an admin to look at."""
         fact = await self._account.cancel_now(call.object_id, prorate=call.prorate)
         if fact is None:
             await self.effects.apply(self.effects.of_missing(call.object_id))
@@ -188,6 +190,7 @@ class Worker:
         return True
 
     async def _close(self, call: StripeCall) -> bool:
+        """Whether the attempt's page is closed, or will never be."""
         attempt = self._runtime.view.checkouts.get(call.object_id)
         return attempt is None or await self.effects.close_page(attempt)
 

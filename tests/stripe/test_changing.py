@@ -119,6 +119,20 @@ async def test_a_refusal_is_told_after_what_is_true_was_applied(house: House, ac
     assert (await acme.usage())["billing_state"] == "active"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("plan", {"plan_id": "pro"}), ("plan", {"plan_id": "free"}), ("cancel", {}), ("resume", {})],
+)
+async def test_what_has_ended_at_stripe_unheard_has_ended_here_when_it_is_to_be_changed(
+    house: House, acme: Buyer, path: str, body: dict[str, Any]
+) -> None:
+    house.fake.cancel_now(await acme.subscribe("starter"))
+    answer = await acme.post(path, **body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_subscription")
+    assert (await acme.credits())[0] == "free"
+    assert (await acme.post("checkout", plan_id="starter")).status_code == 200
+
+
 async def test_who_subscribed_at_an_older_price_keeps_it(house: House, acme: Buyer, api: Any) -> None:
     sub = await acme.subscribe("pro")
     old = house.fake.get(sub)["items"]["data"][0]["price"]["id"]
