@@ -110,6 +110,10 @@ class Checkup:
                     f"The event endpoint {each['id']} speaks {version or 'the account default'}, "
                     f"not {self._calls.api_version}: run `stripe sync`"
                 )
+            if is_ours(each) and not wanted.is_kept(each):
+                self._finding(
+                    f"Nobody kept the signing secret of the event endpoint {each['id']}: run `stripe sync`"
+                )
             lacking = set(EVENT_TYPES) - set(each["enabled_events"])
             if lacking and "*" not in each["enabled_events"]:
                 self._finding(f"The event endpoint {each['id']} is not told of {', '.join(sorted(lacking))}")

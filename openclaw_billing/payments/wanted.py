@@ -189,6 +189,20 @@ def endpoint(gateway: str, api_version: str) -> Body:
     }
 
 
+# Noted at the endpoint once its signing secret is kept, since Stripe shows that only in answer to its making.
+KEPT = {"secret": "kept"}
+
+
+def is_kept(endpoint: Mapping[str, Any]) -> bool:
+    """Whether somebody here knows the endpoint's signing secret."""
+    return holds(endpoint.get("metadata"), KEPT)
+
+
+def endpoint_key(url: str, api_version: str, others: int) -> str:
+    """The Idempotency-Key to make it under beside so many others: after a lost reply there is one more."""
+    return f"sync:endpoint:{hashlib.sha256(url.encode()).hexdigest()[:32]}:{api_version}:{others}"
+
+
 def endpoint_url(gateway: str) -> str:
     parts = urlsplit(gateway)
     path = parts.path.rstrip("/").removesuffix(EVENTS_PATH) + EVENTS_PATH

@@ -22,7 +22,7 @@ from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Input, Moment, Output
 from openclaw_billing.web.route import BillingRoute
 from openclaw_billing.web.standing import billing_state
-from openclaw_billing.web.subscription import paying
+from openclaw_billing.web.subscription import changing
 
 
 class StripeEventView(Output):
@@ -41,6 +41,8 @@ class StripeEventView(Output):
     payment_intent_id: str | None
     facts: dict[str, str]
     attempts: int
+    parkings: int
+    stumbles: int
     next_at: Moment | None
     reason: str
 
@@ -135,7 +137,7 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         """What it did before is not done twice: credits are moved by the fact, not by the event."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-            return _shown(inbox.replay(tx, event_id, actor=actor, now=now))
+            return _shown(inbox.replay(tx, event_id, runtime.settings.billing_mode, actor=actor, now=now))
 
         reply = await change(runtime, request, response, operation, principal=actor.name, name="replay_event")
         runtime.wake_worker()
@@ -152,7 +154,8 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         """The customer is the client's from now on, and the event is applied."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-            return _shown(inbox.attach(tx, event_id, body.client_id, actor=actor, now=now))
+            mode = runtime.settings.billing_mode
+            return _shown(inbox.attach(tx, event_id, body.client_id, mode, actor=actor, now=now))
 
         reply = await change(
             runtime, request, response, operation, principal=actor.name, body=body, name="attach_event"
@@ -190,7 +193,7 @@ async def _cancelled(runtime: Runtime, client_id: str, actor: Actor) -> Subscrip
     client = runtime.view.clients.get(client_id)
     if client is None:
         raise NotFound("Client")
-    await paying(runtime).cancel_now(client)
+    await changing(runtime).cancel_now(client)
     await runtime.write(_note_cancelled, actor, client_id)
     return _view(runtime, client_id)
 

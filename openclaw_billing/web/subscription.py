@@ -11,6 +11,7 @@ from fastapi import Query as QueryParameter
 from pydantic import Field
 
 from openclaw_billing import plans, subscriptions
+from openclaw_billing.changing import Changed, Changing
 from openclaw_billing.errors import (
     BadRequest,
     Conflict,
@@ -18,7 +19,7 @@ from openclaw_billing.errors import (
     StripeUnavailable,
     UnknownPlan,
 )
-from openclaw_billing.paying import Changed, Paying
+from openclaw_billing.paying import Paying
 from openclaw_billing.records import Client
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.stripe_facts import InvoiceFact
@@ -166,11 +167,11 @@ def subscription_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-def paying(runtime: Runtime) -> Paying:
+def changing(runtime: Runtime) -> Changing:
     """Raises `Conflict` in mock mode, where there is nothing to change."""
     if runtime.stripe is None:
         raise Conflict("Billing is in mock mode: there is no subscription", code="no_subscription")
-    return Paying(runtime, runtime.stripe)
+    return Changing(runtime, runtime.stripe)
 
 
 def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -243,7 +244,7 @@ async def _opened(runtime: Runtime, client: Client, wanted: PortalRequest) -> Po
         return PortalView(portal_url=url, url=url, mock=True)
     settings = runtime.settings
     back = redirect(settings, wanted.return_url, settings.portal_return_url, "return_url")
-    url = await paying(runtime).portal(client, return_url=back, flow=wanted.flow)
+    url = await Paying(runtime, runtime.stripe).portal(client, return_url=back, flow=wanted.flow)
     return PortalView(portal_url=url, url=url, mock=False)
 
 
@@ -285,29 +286,29 @@ async def _changed(runtime: Runtime, client: Client, wanted: PlanRequest) -> Pla
     known = subscriptions.find(runtime.view, client.client_id, runtime.settings.billing_mode)
     if known is None or known.status not in subscriptions.LIVE:
         raise Conflict("There is no subscription: check out first", code="use_checkout")
-    walks = paying(runtime)
+    changes = changing(runtime)
     if wanted.plan_id == plans.FREE_PLAN_ID:
-        return await _to_free(walks, client, preview=wanted.preview)
+        return await _to_free(changes, client, preview=wanted.preview)
     if wanted.preview:
-        return PlanChangeView.of(await walks.preview(client, wanted.plan_id, wanted.interval))
-    return PlanChangeView.of(await walks.change_plan(client, wanted.plan_id, wanted.interval))
+        return PlanChangeView.of(await changes.preview(client, wanted.plan_id, wanted.interval))
+    return PlanChangeView.of(await changes.change_plan(client, wanted.plan_id, wanted.interval))
 
 
 async def _ended(runtime: Runtime, client: Client, wanted: CancelRequest) -> EndingView:
-    fact = await paying(runtime).cancel(client, feedback=wanted.feedback, comment=wanted.comment)
+    fact = await changing(runtime).cancel(client, feedback=wanted.feedback, comment=wanted.comment)
     return EndingView(status="ending", ends_at=fact.ends_at)
 
 
 async def _resumed(runtime: Runtime, client: Client) -> EndingView:
-    fact = await paying(runtime).resume(client)
+    fact = await changing(runtime).resume(client)
     return EndingView(status=fact.status.value, ends_at=fact.ends_at)
 
 
-async def _to_free(walks: Paying, client: Client, *, preview: bool) -> PlanChangeView:
+async def _to_free(changes: Changing, client: Client, *, preview: bool) -> PlanChangeView:
     """The free plan is what is left when the subscription has ended."""
     if preview:
-        return PlanChangeView.of(await walks.preview_end(client))
-    fact = await walks.cancel(client, feedback=None, comment=None)
+        return PlanChangeView.of(await changes.preview_end(client))
+    fact = await changes.cancel(client, feedback=None, comment=None)
     return PlanChangeView.of(
         Changed(
             plan_id=fact.price.plan_id or "",

@@ -138,6 +138,48 @@ async def test_what_a_spent_key_had_done_to_a_subscription_is_found(fake, accoun
     assert len([one for one in fake.all("invoice") if one["billing_reason"] == "subscription_update"]) == 1
 
 
+async def test_a_repeated_answer_is_believed_only_where_it_is_still_true(fake, account, api, bought, pro):
+    """For a day Stripe repeats what it answered under a key, whatever became of it since."""
+    price = await account.price_for("pro", "monthly")
+    planned = await account.schedule_price(bought, price, key="plan:1")
+    again = await account.schedule_price(bought, price, key="plan:1")
+    assert again.schedule_id == planned.schedule_id
+    await account.release_schedule(planned.schedule_id, key="rel:1")
+    anew = await account.schedule_price(bought, price, key="plan:1")
+    assert (anew.pending_plan_id, anew.schedule_id != planned.schedule_id) == ("pro", True)
+    await account.release_schedule(anew.schedule_id, key="rel:2")
+    await account.set_ending(bought.subscription_id, True, key="end:1")
+    await account.set_ending(bought.subscription_id, False, key="on:1")
+    assert (await account.set_ending(bought.subscription_id, True, key="end:1")).ends_at == bought.end
+    assert (await account.set_ending(bought.subscription_id, False, key="on:1")).ends_at is None
+    for _ in range(2):
+        fake.pause(bought.subscription_id)
+        resumed = await account.resume(bought.subscription_id, key="res:1")
+        assert fake.get(bought.subscription_id)["status"] == resumed.status.value == "active"
+    for _ in range(2):
+        api.v1.subscriptions.update(bought.subscription_id, {"pause_collection": {"behavior": "void"}})
+        await account.resume(bought.subscription_id, key="res:2")
+        assert fake.get(bought.subscription_id)["pause_collection"] is None
+
+
+async def test_a_change_that_waited_and_lapsed_is_made_anew_under_its_key(fake, account, bought, pro):
+    price = await account.price_for("pro", "monthly")
+    fake.decline_card(bought.customer_id)
+    assert (await account.change_price(bought, price, key="plan:1")).pending_update
+    fake.advance(hours=23, minutes=30)
+    fake.accept_card(bought.customer_id)
+    assert (await account.change_price(bought, price, key="plan:1")).price.plan_id == "pro"
+
+
+async def test_a_session_that_ended_is_still_the_one_of_its_key(fake, account, wish):
+    opened = await account.open_session(wish, key="co:c1:a1")
+    await account.expire_session(opened.session_id, key="ex:a1")
+    again = await account.open_session(wish, key="co:c1:a1")
+    assert (again.session_id, again.status) == (opened.session_id, "expired")
+    assert await account.session_of(wish.customer_id, "a1") == opened.session_id
+    assert await account.session_of(wish.customer_id, "a2") is None
+
+
 async def test_successors_end(fake, account):
     fake.inject("error", None, method="POST")
     with pytest.raises(StripeUnavailable):

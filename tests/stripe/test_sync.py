@@ -224,6 +224,39 @@ def test_another_version_is_a_second_endpoint_and_both_secrets_are_kept(fake, ru
     assert run("sync", "--json").json["changes"] == []
 
 
+def test_an_endpoint_whose_secret_was_lost_with_the_reply_makes_room_for_another(
+    fake, run, data, monkeypatch
+):
+    monkeypatch.setenv("OPENCLAW_STRIPE_RETRIES_MAX", "0")
+    fake.inject("reply_lost", None, method="POST", path="/v1/webhook_endpoints")
+    assert run("sync", "--gateway", GATEWAY).code == 2
+    fake.clear_faults()
+    (lost,) = fake.all("webhook_endpoint")
+    assert not (data / "stripe_webhook_secret").exists()
+    found = run("check", "--gateway", GATEWAY)
+    assert found.code == 1
+    assert f"kept the signing secret of the event endpoint {lost['id']}" in found.err
+    assert run("sync", "--json", "--dry-run", "--gateway", GATEWAY).done[-2:] == [
+        ("create", URL),
+        ("disable", URL),
+    ]
+    assert run("sync", "--json", "--gateway", GATEWAY).done[-2:] == [("create", URL), ("disable", URL)]
+    (live,) = [each for each in fake.all("webhook_endpoint") if each["status"] == "enabled"]
+    assert live["id"] != lost["id"]
+    assert (data / "stripe_webhook_secret").read_text() == f"whsec_{live['id']}\n"
+    sent = _posts(fake)
+    assert run("sync", "--gateway", GATEWAY).code == 0
+    assert run("check", "--gateway", GATEWAY).code == 0
+    assert _posts(fake) == sent
+
+
+def test_an_endpoint_whose_reply_is_late_is_made_once(fake, run, data):
+    fake.inject("reply_lost", 1, method="POST", path="/v1/webhook_endpoints")
+    assert run("sync", "--gateway", GATEWAY).code == 0
+    (live,) = fake.all("webhook_endpoint")
+    assert (data / "stripe_webhook_secret").read_text() == f"whsec_{live['id']}\n"
+
+
 def test_foreign_objects_are_told_of_and_never_touched(fake, run, api):
     api.v1.products.create({"id": "ca_starter", "name": "Somebody's"})
     fake.add_price(100, lookup_key="pro_monthly_usd", interval="month")
