@@ -23,7 +23,7 @@ from fastapi import APIRouter, Request, Security
 
 from openclaw_billing import ledger, usage
 from openclaw_billing.audit import Actor
-from openclaw_billing.errors import BillingError, JobRefused, NotFound, QuotaExceeded, Unprocessable
+from openclaw_billing.errors import BillingError, JobRefused, NotFound, Unprocessable
 from openclaw_billing.metrics import StoreMetrics, StripeMetrics
 from openclaw_billing.records import Client, Reservation, ReservationState
 from openclaw_billing.runtime import Runtime
@@ -86,7 +86,6 @@ class ClientRecord(TypedDict):
 
 def create_router(runtime: Runtime) -> APIRouter:
     """Every route of the module on that runtime, which opens and closes with the application."""
-
     whole = APIRouter(lifespan=serving(runtime))
     for routes in (
         billing_routes,
@@ -227,8 +226,6 @@ class JobCredit:
                 await reserving
                 await self._finish(ledger.release)
             raise
-        except QuotaExceeded as error:
-            raise runtime.refusal(error) from None
         return self
 
     async def __aexit__(
@@ -260,9 +257,8 @@ def require_credits(credits: int = 1) -> Callable[[Request, Client], Awaitable[C
 
     async def dependency(request: Request, client: CurrentClient) -> Client:
         stand = usage.standing(runtime.view, client.client_id, runtime.now())
-        allowed, _ = stand.verdict(credits)
-        if not allowed:
-            raise runtime.refusal(QuotaExceeded(credits_remaining=stand.available, resets_at=stand.end))
+        if (refusal := stand.refusal(credits)) is not None:
+            raise runtime.refusal(refusal)
         return client
 
     return dependency
@@ -295,3 +291,9 @@ def _record(client: Client) -> ClientRecord:
         "billing_cycle_start": stand.start.isoformat(),
         "billing_cycle_end": stand.end.isoformat(),
     }
+
+
+if __name__ == "__main__":
+    from openclaw_billing.cli import main
+
+    main()

@@ -131,7 +131,7 @@ def _add_own_routes(app: FastAPI) -> None:
 
     @app.api_route("/ready", methods=READING, include_in_schema=False)
     async def ready(request: Request) -> JSONResponse:
-        """Whether changes can be made now; why not, and what is to be watched, is for admins."""
+        """Whether changes can be made now; why not, what is to be watched and how billing goes are for admins."""
         state = await readiness(client_auth.runtime, request)
         return JSONResponse(state.body, status_code=200 if state.ready else 503)
 
@@ -177,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(settings, gateway=True)
         for problem in problems(settings):
             client_auth.runtime.log.warning("%s", problem)
-        # A store that cannot be opened is better told here, in one sentence, than by every worker.
+        # A Stripe key without the package to use it through, or a store that cannot be opened, is better told
+        # here, in one sentence, than by every worker.
+        _ = client_auth.runtime.stripe
         client_auth.runtime.open()
         show_new_token(client_auth.runtime)
         client_auth.runtime.close()

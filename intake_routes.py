@@ -17,7 +17,7 @@ import client_auth
 from openclaw_billing import jobs, plans, replies
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction, View
-from openclaw_billing.errors import KeyRejected, NotFound, QuotaExceeded
+from openclaw_billing.errors import KeyRejected, NotFound
 from openclaw_billing.records import Client, Job, JobStatus, Priority, TaskType
 from openclaw_billing.replies import Asked
 from openclaw_billing.runtime import Runtime
@@ -113,10 +113,7 @@ def _submitting(router: APIRouter, runtime: Runtime) -> None:
         actor = caller if isinstance(caller, Actor) else None
         asked = asked_of(request, client_id or "admin", body)
         job = _job(client_id, body, asked, runtime.now())
-        try:
-            answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
-        except QuotaExceeded as error:
-            raise runtime.refusal(error) from None
+        answer, replayed = await runtime.write(submit, job=job, actor=actor, asked=asked)
         if replayed:
             response.headers["Idempotent-Replayed"] = "true"
         if answer.credits_remaining is not None:

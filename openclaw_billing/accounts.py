@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from openclaw_billing import ledger, outbox
+from openclaw_billing import checkouts, ledger, outbox
 from openclaw_billing.audit import Actor, note
 from openclaw_billing.contracts import Duplicate, Page, Query, Transaction, View
 from openclaw_billing.cycles import cycle_number
@@ -135,11 +135,13 @@ def update_client(
 
 
 def deactivate(tx: Transaction, client_id: str, *, reason: str = "", actor: Actor, now: datetime) -> bool:
-    """From now on none of the client's keys is accepted, it takes no credit, and its subscription ends.
+    """From now on no key of the client's is accepted, it takes no credit, its subscription ends, nothing can be paid.
 
     Whether it was active.
     """
     switched = _switch(tx, client_id, False, "client.deactivated", reason, actor, now)
+    for attempt in checkouts.withdraw(tx, client_id):
+        outbox.close_page(tx, attempt, now=now)
     known = tx.subscriptions.get(client_id)
     if known is not None and known.subscription_id is not None and known.status in LIVE:
         outbox.cancel(tx, known, known.subscription_id, now=now)

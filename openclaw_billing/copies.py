@@ -10,11 +10,11 @@ from openclaw_billing import paid
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.stripe_facts import CustomerFact, InvoiceFact
 from openclaw_billing.stripe_records import Invoice, Subscription
-from openclaw_billing.subscriptions import UnknownReference, mode_of, note_change, owner, put
+from openclaw_billing.subscriptions import UnknownReference, is_stale, mode_of, note_change, owner, put
 from openclaw_billing.turning import touch
 
 
-def take_invoice(tx: Transaction, invoice: InvoiceFact, fetched_at: datetime) -> None:
+def take_invoice(tx: Transaction, invoice: InvoiceFact, fetched_at: datetime, *, now: datetime) -> None:
     """Keep our copy of an invoice; an older answer does not replace a newer one.
 
     Raises:
@@ -25,7 +25,7 @@ def take_invoice(tx: Transaction, invoice: InvoiceFact, fetched_at: datetime) ->
     if known is None:
         raise UnknownReference(f"customer {invoice.customer_id}")
     copy = tx.invoices.get(invoice.invoice_id)
-    if copy is not None and copy.fetched_at is not None and fetched_at < copy.fetched_at:
+    if copy is not None and is_stale(fetched_at, copy.fetched_at, now):
         return
     tx.invoices.put(
         Invoice(
@@ -72,6 +72,7 @@ def take_customer(tx: Transaction, customer: CustomerFact, *, now: datetime) -> 
         trial_used=known.trial_used,
         disputes=known.disputes,
         fetched_at=known.fetched_at,
+        customers=known.customers + 1,
     )
     put(tx, gone, now)
 

@@ -6,7 +6,7 @@ BillingError (an HTTPException: a host's own route may let it through)
 ├── TooSlow 408 · StaleVersion 412 · TooLarge 413
 ├── Unprocessable 422 · TooManyRequests 429 · StripeRejected 502
 └── Unavailable 503: StorageUnavailable · AdminDisabled
-    └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured
+    └── StripeUnavailable · StripeMisconfigured · PriceNotConfigured · PortalNotConfigured
 StartupError (never an answer: the process must not serve): CorruptStore · BadSettings
 """
 
@@ -117,7 +117,12 @@ class Forbidden(BillingError):
 
 
 class JobRefused(BillingError):
-    """No job may begin. Never with Retry-After: a client that retries would ask for nothing."""
+    """No job may begin. Never with Retry-After: a client that retries would ask for nothing.
+
+    Where it is `payable`, money would help.
+    """
+
+    payable = True
 
     status = 403
 
@@ -133,8 +138,15 @@ class QuotaExceeded(JobRefused):
 
 
 class PaymentOverdue(JobRefused):
+    """An invoice was not paid, at `hosted_invoice_url`; or credits are owed, for which there is no invoice."""
+
     code = "payment_overdue"
-    sentence = "A payment is overdue: settle it to submit jobs"
+
+    def __init__(self, hosted_invoice_url: str | None = None) -> None:
+        where = "" if hosted_invoice_url is None else f" at {hosted_invoice_url}"
+        super().__init__(
+            f"A payment is overdue: settle it{where} to submit jobs", hosted_invoice_url=hosted_invoice_url
+        )
 
 
 class ClientInactive(JobRefused):
@@ -142,6 +154,7 @@ class ClientInactive(JobRefused):
 
     code = "client_inactive"
     sentence = "This client is inactive"
+    payable = False
 
 
 class NotFound(BillingError):
@@ -174,6 +187,16 @@ class Conflict(BillingError):
 class DuplicateEmail(Conflict):
     code = "duplicate_email"
     sentence = "A client with this email already exists"
+
+
+class InFlight(Conflict):
+    """The same request is being carried out: its answer will be given again."""
+
+    code = "in_flight"
+    sentence = "A request with this Idempotency-Key is being carried out"
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
 
 
 class StaleVersion(BillingError):
@@ -274,6 +297,13 @@ class PriceNotConfigured(Unavailable):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"No price in Stripe is set up for {what}", retry_after_seconds=30)
+
+
+class PortalNotConfigured(Unavailable):
+    code = "portal_not_configured"
+
+    def __init__(self) -> None:
+        super().__init__("The portal is not set up in Stripe: run `stripe sync`", retry_after_seconds=60)
 
 
 class StartupError(Exception):

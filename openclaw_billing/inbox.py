@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from openclaw_billing.alerts import Alerts
 from openclaw_billing.audit import Actor, note
 from openclaw_billing.contracts import Page, Query, Transaction, View
 from openclaw_billing.errors import Conflict, NotFound
+from openclaw_billing.pauses import pause
 from openclaw_billing.records import Fact
 from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import InboxSource, InboxStatus, StripeEvent
@@ -22,14 +24,8 @@ CLAIMED_MAX = 8
 PARKED_MAX = 5
 PARKED_PAUSE = timedelta(minutes=2)
 BUGS_MAX = 5
-PAUSES = (
-    timedelta(seconds=5),
-    timedelta(seconds=30),
-    timedelta(minutes=2),
-    timedelta(minutes=10),
-    timedelta(hours=1),
-    timedelta(hours=6),
-)
+# Long enough that nobody hammers Stripe where clocks differ, short enough that nobody notices.
+STALE_PAUSE = timedelta(seconds=5)
 AWAY_MAX = timedelta(days=3)
 LIFE = timedelta(days=40)
 SETTLED = (InboxStatus.APPLIED, InboxStatus.IGNORED)
@@ -38,7 +34,7 @@ REASON_MAX = 200
 
 STORED, DUPLICATE, IGNORED = "stored", "duplicate", "ignored"
 
-Effect = Callable[[Transaction, datetime], None]
+Effect = Callable[[Transaction, datetime], Alerts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +118,19 @@ def claim(tx: Transaction, mode: str, lease: timedelta, *, now: datetime) -> lis
     return claimed
 
 
-def apply(tx: Transaction, event_id: str, effect: Effect | None, reason: str = "", *, now: datetime) -> bool:
-    """Let an event have its effect, and mark it, in one change. False where another has done it."""
+def apply(
+    tx: Transaction, event_id: str, effect: Effect | None, reason: str = "", *, now: datetime
+) -> Alerts | None:
+    """Let an event have its effect, and mark it, in one change; what is to be told. None: another has done it."""
     event = tx.stripe_events.get(event_id)
     if event is None or event.status not in (InboxStatus.RECEIVED, InboxStatus.PARKED):
-        return False
-    if effect is not None:
-        effect(tx, now)
+        return None
+    alerts = () if effect is None else effect(tx, now)
     status = InboxStatus.APPLIED if effect is not None else InboxStatus.IGNORED
     tx.stripe_events.put(
         replace(event, status=status, next_at=None, lease_until=None, reason=reason[:REASON_MAX])
     )
-    return True
+    return alerts
 
 
 def park(tx: Transaction, event_id: str, reason: str, *, now: datetime) -> InboxStatus | None:
@@ -141,12 +138,10 @@ def park(tx: Transaction, event_id: str, reason: str, *, now: datetime) -> Inbox
     event = tx.stripe_events.get(event_id)
     if event is None:
         return None
-    attempts = event.attempts + 1
-    over = attempts >= PARKED_MAX
+    over = event.parkings >= PARKED_MAX
     status = InboxStatus.ORPHAN if over else InboxStatus.PARKED
-    next_at = None if over else now + PARKED_PAUSE
-    _wait(tx, event, status, attempts, next_at, reason)
-    return status
+    event = replace(event, parkings=event.parkings + 1, status=status)
+    return _wait(tx, event, None if over else now + PARKED_PAUSE, reason)
 
 
 def delay(tx: Transaction, event_id: str, reason: str, *, now: datetime) -> InboxStatus | None:
@@ -155,10 +150,10 @@ def delay(tx: Transaction, event_id: str, reason: str, *, now: datetime) -> Inbo
     if event is None:
         return None
     over = now - event.created_at > AWAY_MAX
-    pause = PAUSES[min(event.attempts, len(PAUSES) - 1)]
+    next_at = now + pause(event.attempts, event_id)
     status = InboxStatus.FAILED if over else event.status
-    _wait(tx, event, status, event.attempts + 1, None if over else now + pause, reason)
-    return status
+    event = replace(event, attempts=event.attempts + 1, status=status)
+    return _wait(tx, event, None if over else next_at, reason)
 
 
 def stumble(tx: Transaction, event_id: str, reason: str, *, now: datetime) -> InboxStatus | None:
@@ -166,46 +161,46 @@ def stumble(tx: Transaction, event_id: str, reason: str, *, now: datetime) -> In
     event = tx.stripe_events.get(event_id)
     if event is None:
         return None
-    attempts = event.attempts + 1
-    over = attempts >= BUGS_MAX
-    status = InboxStatus.FAILED if over else event.status
-    _wait(tx, event, status, attempts, None if over else now + PAUSES[min(attempts, 3)], reason)
-    return status
+    stumbles = event.stumbles + 1
+    over = stumbles >= BUGS_MAX
+    event = replace(event, stumbles=stumbles, status=InboxStatus.FAILED if over else event.status)
+    return _wait(tx, event, None if over else now + pause(min(stumbles, 3), event_id), reason)
 
 
 def again(tx: Transaction, event_id: str, *, now: datetime) -> None:
-    """Something later was known already: at once, with another answer of Stripe's."""
+    """Something later was known already: soon, with another answer of Stripe's."""
     event = tx.stripe_events.get(event_id)
     if event is not None:
-        _wait(tx, event, event.status, event.attempts, now, event.reason)
+        _wait(tx, event, now + STALE_PAUSE, event.reason)
 
 
-def replay(tx: Transaction, event_id: str, *, actor: Actor, now: datetime) -> StripeEvent:
+def replay(tx: Transaction, event_id: str, mode: str, *, actor: Actor, now: datetime) -> StripeEvent:
     """Have the event applied once more; what it did before is not done twice.
 
     Raises:
         NotFound
-        Conflict: it is waiting to be applied anyway.
+        Conflict: it is waiting to be applied anyway, or of another mode than ours, in which nobody would apply it.
     """
-    event = _known(tx, event_id)
+    event = _known(tx, event_id, mode)
     if event.status in (InboxStatus.RECEIVED, InboxStatus.PARKED):
         raise Conflict("The event is waiting to be applied", code="event_waiting")
-    event = replace(
-        event, status=InboxStatus.RECEIVED, attempts=0, next_at=now, lease_until=None, reason="replayed"
-    )
+    event = _anew(replace(event, status=InboxStatus.RECEIVED, reason="replayed"), now)
     tx.stripe_events.put(event)
     note(tx, actor, "stripe_event.replayed", object_id=event_id, now=now)
     return event
 
 
-def attach(tx: Transaction, event_id: str, client_id: str, *, actor: Actor, now: datetime) -> StripeEvent:
+def attach(
+    tx: Transaction, event_id: str, client_id: str, mode: str, *, actor: Actor, now: datetime
+) -> StripeEvent:
     """Say whose customer an orphaned event is about, and have it applied.
 
     Raises:
         NotFound
-        Conflict: the event names no customer, or one of another client's, or the client has another one.
+        Conflict: the event names no customer, or one of another client's, or the client has another one; or it is
+            of another mode than ours.
     """
-    event = _known(tx, event_id)
+    event = _known(tx, event_id, mode)
     if event.customer_id is None:
         raise Conflict("The event names no customer", code="no_customer")
     other = owner(tx, event.mode, event.customer_id)
@@ -224,10 +219,10 @@ def attach(tx: Transaction, event_id: str, client_id: str, *, actor: Actor, now:
         now=now,
     )
     if event.status in (InboxStatus.RECEIVED, InboxStatus.PARKED):
-        event = replace(event, attempts=0, next_at=now, lease_until=None)
+        event = _anew(event, now)
         tx.stripe_events.put(event)
         return event
-    return replay(tx, event_id, actor=actor, now=now)
+    return replay(tx, event_id, mode, actor=actor, now=now)
 
 
 def page_of_events(
@@ -270,31 +265,23 @@ def forget(tx: Transaction, event_ids: Sequence[str], *, now: datetime) -> int:
     return gone
 
 
-def _known(tx: Transaction, event_id: str) -> StripeEvent:
+def _known(tx: Transaction, event_id: str, mode: str) -> StripeEvent:
     event = tx.stripe_events.get(event_id)
     if event is None:
         raise NotFound("Stripe event")
+    if event.mode != mode:
+        raise Conflict(f"The event is of {event.mode} mode, and this is {mode} mode", code="other_mode")
     return event
 
 
-def _wait(
-    tx: Transaction,
-    event: StripeEvent,
-    status: InboxStatus,
-    attempts: int,
-    next_at: datetime | None,
-    reason: str,
-) -> None:
-    tx.stripe_events.put(
-        replace(
-            event,
-            status=status,
-            attempts=attempts,
-            next_at=next_at,
-            lease_until=None,
-            reason=reason[:REASON_MAX],
-        )
-    )
+def _anew(event: StripeEvent, now: datetime) -> StripeEvent:
+    """The event with all of its tries before it."""
+    return replace(event, attempts=0, parkings=0, stumbles=0, next_at=now, lease_until=None)
+
+
+def _wait(tx: Transaction, event: StripeEvent, next_at: datetime | None, reason: str) -> InboxStatus:
+    tx.stripe_events.put(replace(event, next_at=next_at, lease_until=None, reason=reason[:REASON_MAX]))
+    return event.status
 
 
 def _subject(event: StripeEvent) -> str:

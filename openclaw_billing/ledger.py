@@ -199,7 +199,8 @@ def _take(
         available = total(lots)
         if available < credits:
             if account.frozen is not None:
-                raise PaymentOverdue
+                known = tx.subscriptions.get(account.client_id)
+                raise PaymentOverdue(None if known is None else known.invoice_url)
             raise QuotaExceeded(credits_remaining=available, resets_at=account.cycle_end)
         lots, draws = drawn(lots, credits)
         cost, used = credits, drawn_from(draws, allowance_id(account.cycle_number))

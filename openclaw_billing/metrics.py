@@ -12,8 +12,13 @@ from prometheus_client import Counter, Gauge, Histogram
 from openclaw_billing.gcra import MINUTE, SECOND
 from openclaw_billing.logs import tell
 from openclaw_billing.records import EntryKind, LedgerEntry, LotSource
+from openclaw_billing.stripe_events import KINDS
+from openclaw_billing.stripe_records import InboxStatus
 
 log = logging.getLogger(__name__.partition(".")[0])
+
+OTHER = "other"
+"""The type of every event that we did not ask for, and of what is no event."""
 
 REQUESTS = Counter("openclaw_billing_requests_total", "Answers of our own routes", ["operation", "status"])
 _refusals = Counter("openclaw_billing_refusals_total", "Requests refused, by reason", ["reason"])
@@ -113,8 +118,14 @@ class StoreMetrics:
 
 
 _stripe_events = Counter(
-    "openclaw_billing_stripe_events_total", "Stripe events, by what became of them", ["outcome"]
+    "openclaw_billing_stripe_events_total",
+    "Stripe events, by type and what became of them",
+    ["type", "outcome"],
 )
+for _kind in (*KINDS, OTHER):
+    # From nothing to one is no increase: what is alerted on is shown from the start.
+    for _outcome in (InboxStatus.FAILED, InboxStatus.ORPHAN):
+        _stripe_events.labels(_kind, _outcome.value)
 _stripe_waiting = Gauge(
     "openclaw_billing_stripe_inbox_waiting", "Stripe events not applied yet", multiprocess_mode="livemax"
 )
@@ -131,7 +142,7 @@ _stripe_silence = Gauge(
 
 
 class StripeMetrics:
-    """Counts calls and events; the names of endpoints and outcomes are our own, so the labels are closed."""
+    """Counts calls and events; names of endpoints, types and outcomes are ours, so the labels are closed."""
 
     def called(self, endpoint: str, outcome: str) -> None:
         _stripe_calls.labels(endpoint, outcome).inc()
@@ -139,8 +150,8 @@ class StripeMetrics:
     def breaker(self, is_open: bool) -> None:
         _stripe_breaker.set(is_open)
 
-    def event(self, outcome: str) -> None:
-        _stripe_events.labels(outcome).inc()
+    def event(self, kind: str, outcome: str) -> None:
+        _stripe_events.labels(kind if kind in KINDS else OTHER, outcome).inc()
 
     def backlog(self, waiting: int, lag_seconds: float, silence_seconds: float | None) -> None:
         _stripe_waiting.set(waiting)

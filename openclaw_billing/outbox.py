@@ -6,37 +6,43 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from openclaw_billing.contracts import Transaction
-from openclaw_billing.stripe_records import CallKind, StripeCall, Subscription
+from openclaw_billing.pauses import pause
+from openclaw_billing.stripe_records import CallKind, Checkout, StripeCall, Subscription
 
 CLAIMED_MAX = 8
-PAUSES = (
-    timedelta(seconds=5),
-    timedelta(seconds=30),
-    timedelta(minutes=2),
-    timedelta(minutes=10),
-    timedelta(hours=1),
-    timedelta(hours=6),
-)
 
 
-def cancel(
-    tx: Transaction, known: Subscription, subscription_id: str, *, prorate: bool = True, now: datetime
-) -> None:
-    """Have that subscription end at once; asked again, it is one call."""
-    call_id = f"cancel:{known.mode}:{subscription_id}"
-    if tx.stripe_calls.get(call_id) is None:
-        tx.stripe_calls.put(
-            StripeCall(
-                call_id=call_id,
-                kind=CallKind.CANCEL,
-                client_id=known.client_id,
-                mode=known.mode,
-                created_at=now,
-                object_id=subscription_id,
-                prorate=prorate,
-                next_at=now,
-            )
-        )
+def cancel(tx: Transaction, known: Subscription, subscription_id: str, *, now: datetime) -> bool:
+    """Have that subscription end at once, the rest of its period given back. False where that was asked before."""
+    return _ask(
+        tx,
+        StripeCall(
+            call_id=f"cancel:{known.mode}:{subscription_id}",
+            kind=CallKind.CANCEL,
+            client_id=known.client_id,
+            mode=known.mode,
+            created_at=now,
+            object_id=subscription_id,
+            prorate=True,
+            next_at=now,
+        ),
+    )
+
+
+def close_page(tx: Transaction, attempt: Checkout, *, now: datetime) -> bool:
+    """Have an attempt's page closed."""
+    return _ask(
+        tx,
+        StripeCall(
+            call_id=f"close:{attempt.attempt_id}",
+            kind=CallKind.CLOSE,
+            client_id=attempt.client_id,
+            mode=attempt.mode,
+            created_at=now,
+            object_id=attempt.attempt_id,
+            next_at=now,
+        ),
+    )
 
 
 def claim(tx: Transaction, mode: str, lease: timedelta, *, now: datetime) -> list[StripeCall]:
@@ -62,10 +68,17 @@ def delay(tx: Transaction, call_id: str, reason: str, *, now: datetime) -> None:
     """It was not: later, and never given up, since money goes on being taken."""
     call = tx.stripe_calls.get(call_id)
     if call is not None:
-        pause = PAUSES[min(call.attempts, len(PAUSES) - 1)]
+        next_at = now + pause(call.attempts, call_id)
         tx.stripe_calls.put(
-            replace(call, attempts=call.attempts + 1, next_at=now + pause, lease_until=None, reason=reason)
+            replace(call, attempts=call.attempts + 1, next_at=next_at, lease_until=None, reason=reason)
         )
+
+
+def _ask(tx: Transaction, call: StripeCall) -> bool:
+    if tx.stripe_calls.get(call.call_id) is not None:
+        return False
+    tx.stripe_calls.put(call)
+    return True
 
 
 def _reached(moment: datetime | None, now: datetime) -> bool:

@@ -22,6 +22,8 @@ class Paid:
     plan_id: str
     """The plan that was paid for last."""
     limit: int
+    since: datetime
+    """From when on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,17 @@ def paid_for(invoices: Sequence[InvoiceFact], start: datetime, cycle: Cycle) -> 
     ]
     if not bases:
         return None
-    plan_id = min(bases)[1]
+    plan_id, since = min(bases)[1], start
     changes = sorted(_changes(invoices, start), key=lambda change: change.at)
     for change in changes:
         if change.at <= cycle.start:
-            plan_id = change.after
+            plan_id, since = change.after, change.at
     limit = _jobs(plan_id)
     for change in changes:
         if cycle.start < change.at < cycle.end:
-            plan_id = change.after
+            plan_id, since = change.after, change.at
             limit += share(_jobs(change.after) - _jobs(change.before), change.at, cycle)
-    return Paid(plan_id, max(0, limit))
+    return Paid(plan_id, max(0, limit), since)
 
 
 def share(jobs: int, since: datetime, cycle: Cycle) -> int:

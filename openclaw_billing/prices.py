@@ -17,8 +17,6 @@ SOLD: Final = ("starter", "pro")
 """The plans that are paid for by a checkout."""
 PRODUCT_PREFIX: Final = "ca_"
 CREDITS_MAX: Final = 1_000_000
-TOKENS_METER: Final = "openclaw_tokens"
-"""The name under which used tokens are reported to the meter that `stripe sync` makes."""
 
 _PLAN_KEY = re.compile(rf"({'|'.join(SOLD)})_({MONTHLY}|{YEARLY})_[a-z]{{3}}")
 _PACK_KEY = re.compile(r"topup_([1-9]\d{0,6})_[a-z]{3}")
@@ -33,7 +31,6 @@ class PriceBook:
     """By plan and interval."""
     packs: Mapping[int, str]
     """By the credits in a pack."""
-    tokens: str | None
     currency: str
 
     @classmethod
@@ -47,7 +44,6 @@ class PriceBook:
         return cls(
             subscriptions={what: price_id for what, price_id in named.items() if price_id is not None},
             packs=dict(settings.stripe_price_topups),
-            tokens=settings.stripe_price_tokens,
             currency=settings.currency,
         )
 
@@ -94,11 +90,6 @@ class PriceBook:
     def pack_key(self, credits: int) -> str:
         """The same for a pack."""
         return f"topup_{credits}_{self.currency}"
-
-    @property
-    def tokens_key(self) -> str:
-        """The same for the metered price of tokens."""
-        return f"pro_tokens_{self.currency}"
 
 
 def _is_paid(plan_id: str) -> bool:

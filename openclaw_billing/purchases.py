@@ -6,60 +6,60 @@ nor the number of the events makes a difference.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from openclaw_billing import grants
+from openclaw_billing import checkouts, disputes, grants, lots
+from openclaw_billing.alerts import Alerts
 from openclaw_billing.contracts import Transaction
-from openclaw_billing.lots import find
-from openclaw_billing.lots import lot_of as lot_for
 from openclaw_billing.records import LotSource
-from openclaw_billing.stripe_facts import DisputeStatus, PaymentFact, SessionFact
+from openclaw_billing.stripe_facts import PaymentFact, SessionFact
 from openclaw_billing.stripe_records import Checkout, CheckoutState, Purchase
-from openclaw_billing.subscriptions import StaleFact, UnknownReference, link_customer, mode_of
-from openclaw_billing.subscriptions import find as subscription_of
+from openclaw_billing.subscriptions import (
+    StaleFact,
+    UnknownReference,
+    find,
+    is_stale,
+    link_customer,
+    mode_of,
+    owner,
+)
 from openclaw_billing.turning import touch
-
-CLOSED = {"complete": CheckoutState.COMPLETE, "expired": CheckoutState.EXPIRED}
 
 
 def take_session(tx: Transaction, session: SessionFact, *, expiry_days: int = 0, now: datetime) -> None:
     """Close the attempt that a checkout session was for, and grant the credits of a paid pack, once.
 
+    A session that we did not open counts where its customer is a client's already.
+
     Raises:
-        UnknownReference: it was no attempt of ours.
+        UnknownReference: it is nobody's that we know of.
     """
-    attempt = attempt_of(tx, session)
-    if session.customer_id is not None:
-        link_customer(tx, attempt.client_id, attempt.mode, session.customer_id, now=now)
-    state = CLOSED.get(session.status, attempt.state)
-    if attempt.state is not state:
-        tx.checkouts.put(replace(attempt, state=state))
-    if session.mode == "payment" and session.status == "complete" and session.settled:
-        _grant_pack(tx, attempt, session, expiry_days, now)
+    mode = mode_of(session.livemode)
+    attempt = _attempt_of(tx, session, mode)
+    if attempt is not None:
+        if session.customer_id is not None:
+            link_customer(tx, attempt.client_id, mode, session.customer_id, now=now)
+        if attempt.state is not (state := checkouts.state_after(attempt, session)):
+            tx.checkouts.put(replace(attempt, state=state))
+        sold = _Sold(attempt.client_id, attempt.credits, f"pack {attempt.pack}")
+    else:
+        known = owner(tx, mode, session.customer_id)
+        if known is None:
+            raise UnknownReference(f"session {session.session_id}")
+        sold = _Sold(known.client_id, session.credits, "bought at Stripe")
+    if sold.credits and session.mode == "payment" and session.status == "complete" and session.settled:
+        _grant(tx, sold, session, expiry_days, now)
 
 
 def fail_session(tx: Transaction, session: SessionFact, *, now: datetime) -> None:  # noqa: ARG001
-    """The money that was to come later did not come.
-
-    Raises:
-        UnknownReference
-    """
-    attempt = attempt_of(tx, session)
-    if tx.purchases.get(session.session_id) is None:
+    """The money that was to come later did not come."""
+    attempt = _attempt_of(tx, session, mode_of(session.livemode))
+    if attempt is not None and tx.purchases.get(session.session_id) is None:
         tx.checkouts.put(replace(attempt, state=CheckoutState.FAILED))
 
 
-def attempt_of(tx: Transaction, session: SessionFact) -> Checkout:
-    """Raises `UnknownReference` where the session is no attempt of ours in its mode."""
-    found = tx.checkouts.by("session", session.session_id)
-    attempt = found[0] if found else tx.checkouts.get(session.attempt_id or "")
-    if attempt is None or attempt.mode != mode_of(session.livemode):
-        raise UnknownReference(f"session {session.session_id}")
-    return attempt
-
-
-def take_payment(tx: Transaction, payment: PaymentFact, fetched_at: datetime, *, now: datetime) -> Purchase:
+def take_payment(tx: Transaction, payment: PaymentFact, fetched_at: datetime, *, now: datetime) -> Alerts:
     """Take back, or give back, credits until they agree with what became of the payment.
 
     Raises:
@@ -67,9 +67,9 @@ def take_payment(tx: Transaction, payment: PaymentFact, fetched_at: datetime, *,
         StaleFact: something later is known already.
     """
     purchase = _purchase_of(tx, payment)
-    if purchase.fetched_at is not None and fetched_at < purchase.fetched_at:
+    if is_stale(fetched_at, purchase.fetched_at, now):
         raise StaleFact
-    open_ones = tuple(each.dispute_id for each in payment.disputes if each.status is DisputeStatus.OPEN)
+    open_ones = disputes.open_disputes(payment)
     target = clawed_for(purchase, payment)
     if open_ones:
         # What is left is held until the dispute is decided; what is spent is not claimed before.
@@ -99,8 +99,8 @@ def take_payment(tx: Transaction, payment: PaymentFact, fetched_at: datetime, *,
         fetched_at=fetched_at,
     )
     tx.purchases.put(after)
-    _hold(tx, after, payment)
-    return after
+    known = find(tx, purchase.client_id, purchase.mode)
+    return () if known is None else disputes.hold(tx, known, payment, now)
 
 
 def clawed_for(purchase: Purchase, payment: PaymentFact) -> int:
@@ -111,18 +111,32 @@ def clawed_for(purchase: Purchase, payment: PaymentFact) -> int:
     return purchase.credits * gone // purchase.amount_paid
 
 
-def _grant_pack(
-    tx: Transaction, attempt: Checkout, session: SessionFact, expiry_days: int, now: datetime
-) -> None:
+def _attempt_of(tx: Transaction, session: SessionFact, mode: str) -> Checkout | None:
+    """The attempt of ours that the session is for."""
+    found = tx.checkouts.by("session", session.session_id)
+    attempt = found[0] if found else tx.checkouts.get(session.attempt_id or "")
+    return attempt if attempt is not None and attempt.mode == mode else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sold:
+    """What a session sells, and to whom."""
+
+    client_id: str
+    credits: int
+    reason: str
+
+
+def _grant(tx: Transaction, sold: _Sold, session: SessionFact, expiry_days: int, now: datetime) -> None:
     if tx.purchases.get(session.session_id) is not None:
         return
     expires_at = _expiry(session.created, expiry_days, now)
     grants.grant(
         tx,
-        attempt.client_id,
-        attempt.credits,
+        sold.client_id,
+        sold.credits,
         source=LotSource.PURCHASED,
-        reason=f"pack {attempt.pack}",
+        reason=sold.reason,
         operation_id=f"stripe:topup:{session.session_id}",
         expires_at=expires_at,
         now=now,
@@ -130,13 +144,13 @@ def _grant_pack(
     tx.purchases.put(
         Purchase(
             session_id=session.session_id,
-            client_id=attempt.client_id,
-            mode=attempt.mode,
+            client_id=sold.client_id,
+            mode=mode_of(session.livemode),
             created_at=now,
-            credits=attempt.credits,
+            credits=sold.credits,
             amount_paid=session.amount_total,
             currency=session.currency,
-            lot_id=lot_for(LotSource.PURCHASED, attempt.credits, expires_at).lot_id,
+            lot_id=lots.lot_of(LotSource.PURCHASED, sold.credits, expires_at).lot_id,
             payment_intent_id=session.payment_intent_id,
         )
     )
@@ -158,8 +172,18 @@ def _purchase_of(tx: Transaction, payment: PaymentFact) -> Purchase:
 
 
 def _left(tx: Transaction, purchase: Purchase, now: datetime) -> int:
-    lot = find(touch(tx, purchase.client_id, now).lots, purchase.lot_id)
-    return min(purchase.credits - purchase.clawed, 0 if lot is None else lot.left)
+    """What is not spent of it: the packs in a lot are spent in the order in which they were bought."""
+    lot = lots.find(touch(tx, purchase.client_id, now).lots, purchase.lot_id)
+    left = 0 if lot is None else lot.left
+    mine = purchase.credits - purchase.clawed
+    for other in tx.purchases.by("client", purchase.client_id):
+        if other.lot_id == purchase.lot_id and _bought(purchase) < _bought(other):
+            left -= other.credits - other.clawed
+    return max(0, min(mine, left))
+
+
+def _bought(purchase: Purchase) -> tuple[datetime, str]:
+    return purchase.created_at, purchase.session_id
 
 
 def _give_back(tx: Transaction, purchase: Purchase, credits: int, operation_id: str, now: datetime) -> None:
@@ -179,14 +203,3 @@ def _give_back(tx: Transaction, purchase: Purchase, credits: int, operation_id: 
             expires_at=expires_at,
             now=now,
         )
-
-
-def _hold(tx: Transaction, purchase: Purchase, payment: PaymentFact) -> None:
-    """While a payment is disputed, its client opens no new checkout."""
-    known = subscription_of(tx, purchase.client_id, purchase.mode)
-    if known is None:
-        return
-    about = {each.dispute_id for each in payment.disputes}
-    disputes = tuple(sorted((set(known.disputes) - about) | set(purchase.disputes)))
-    if disputes != known.disputes:
-        tx.subscriptions.put(replace(known, disputes=disputes))

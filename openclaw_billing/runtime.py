@@ -27,7 +27,7 @@ from openclaw_billing.contracts import (
     Transaction,
     View,
 )
-from openclaw_billing.errors import BadSettings, QuotaExceeded, StorageUnavailable
+from openclaw_billing.errors import BadSettings, JobRefused, StorageUnavailable
 from openclaw_billing.gate import Gate
 from openclaw_billing.keys import Peppers, key_of, new_checked_key_text, new_key_text
 from openclaw_billing.limits.made import Limits, make_limits
@@ -179,15 +179,23 @@ class Runtime:
     async def write(self, operation: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Run `operation(tx, *args, **kwargs, now=this moment)`; its answer, once it is durable."""
         kwargs["now"] = self.clock.now()
-        return await self._gate().write(_call(operation, args, kwargs), operation.__name__)
+        try:
+            return await self._gate().write(_call(operation, args, kwargs), operation.__name__)
+        except JobRefused as error:
+            raise self.refusal(error) from None
 
     def write_and_wait(self, operation: Callable[..., T], *args: object, **kwargs: object) -> T:
         """The same for a caller that is no coroutine: it waits for the disk."""
         kwargs["now"] = self.clock.now()
-        return self.store.run(_call(operation, args, kwargs), operation.__name__)
+        try:
+            return self.store.run(_call(operation, args, kwargs), operation.__name__)
+        except JobRefused as error:
+            raise self.refusal(error) from None
 
-    def refusal(self, error: QuotaExceeded) -> QuotaExceeded:
+    def refusal(self, error: JobRefused) -> JobRefused:
         """The refusal as the settings want it: its status, and where to buy more."""
+        if not error.payable:
+            return error
         error.status_code = self.settings.quota_status
         if self.settings.upgrade_url is not None:
             error.facts["upgrade_url"] = self.settings.upgrade_url

@@ -217,9 +217,6 @@ class Settings(BaseSettings):
         "OPENCLAW_PORTAL_RETURN_URL", None, "Where Stripe's portal returns when the request names no address."
     )
 
-    stripe_thin_secret: SigningSecrets = _setting(
-        "OPENCLAW_STRIPE_THIN_SECRET", (), "Comma list of at most 5 signing secrets for Stripe's thin events."
-    )
     stripe_api_base: WebAddress | None = _setting(
         "STRIPE_API_BASE", None, "Another address for all of Stripe's, for tests."
     )
@@ -245,7 +242,6 @@ class Settings(BaseSettings):
     stripe_price_pro_yearly: str | None = _setting(
         "STRIPE_PRICE_PRO_YEARLY", None, "The price of Pro by the year."
     )
-    stripe_price_tokens: str | None = _setting("STRIPE_PRICE_TOKENS", None, "The metered price of tokens.")
     stripe_price_topups: Annotated[dict[int, str], NoDecode] = _setting(
         TOPUP_PREFIX, {}, "The price of a pack of credits, one line a pack; the number is the credits in it."
     )

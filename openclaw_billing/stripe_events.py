@@ -96,12 +96,14 @@ def wants(event_type: str) -> Kind:
     return KINDS.get(event_type, Kind.IGNORED)
 
 
-def event_fact(body: Mapping[str, Any]) -> EventFact:
+def event_fact(body: object) -> EventFact:
     """An event's envelope, and the ids in its body.
 
     Raises:
         ValueError: the envelope is not an event's; the text names the field.
     """
+    if not isinstance(body, dict):
+        raise ValueError("it is no event")
     data = body.get("data")
     about = data.get("object") if isinstance(data, dict) else None
     about = about if isinstance(about, dict) else {}

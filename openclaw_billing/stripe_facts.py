@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeAlias
+
+Terms: TypeAlias = tuple[str | None, str]
+"""A plan and an interval."""
 
 
 class StripeStatus(StrEnum):
@@ -57,12 +61,17 @@ class PriceFact:
     credits: int = 0
     active: bool = True
 
+    @property
+    def terms(self) -> Terms:
+        """What it sells. Prices change; who is on an older one has the same plan."""
+        return self.plan_id, self.interval
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionFact:
     """A subscription as it was when asked for.
 
-    `start` and `end` are the plan item's current period. `pending_plan_id` is the plan of a waiting update,
+    `start` and `end` are the plan item's current period. `pending` is the price of a waiting update,
     or of a schedule's next phase, which begins at `pending_at`. `latest_invoice_paid` tells of the newest
     invoice, which was made final at `latest_invoice_at`; `invoice_url` is where an open one is paid.
     """
@@ -81,7 +90,7 @@ class SubscriptionFact:
     trial_end: datetime | None = None
     collection: Collection = Collection.NORMAL
     pending_update: bool = False
-    pending_plan_id: str | None = None
+    pending: PriceFact | None = None
     pending_at: datetime | None = None
     pending_expires_at: datetime | None = None
     schedule_id: str | None = None
@@ -90,6 +99,14 @@ class SubscriptionFact:
     latest_invoice_paid: bool = False
     latest_invoice_at: datetime | None = None
     invoice_url: str | None = None
+
+    @property
+    def pending_plan_id(self) -> str | None:
+        return None if self.pending is None else self.pending.plan_id
+
+    @property
+    def pending_terms(self) -> Terms | None:
+        return None if self.pending is None else self.pending.terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +163,8 @@ class SessionFact:
     expires_at: datetime
     subscription_id: str | None = None
     payment_intent_id: str | None = None
+    credits: int = 0
+    """What is sold by it, by the catalogue; only where its lines were asked for."""
 
     @property
     def settled(self) -> bool:
@@ -160,6 +179,8 @@ class DisputeFact:
     status: DisputeStatus
     amount: int
     livemode: bool
+    customer_id: str | None = None
+    """Who paid; only where the payment was asked for with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,12 +260,15 @@ class CheckoutWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a change of plan would cost now; a credit is below zero."""
+    """What a change of plan would cost now; a credit is below zero.
+
+    `after` is what the subscription would be, once it had paid `invoice`.
+    """
 
     amount_due: int
     currency: str
-    seconds_left: int
-    seconds_in_period: int
+    after: SubscriptionFact
+    invoice: InvoiceFact
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from openclaw_billing.stripe_facts import StripeStatus
 class CheckoutState(StrEnum):
     NEW = "new"
     OPEN = "open"
+    CLOSING = "closing"
+    """Nobody shall pay it any more, and somebody still may."""
     COMPLETE = "complete"
     EXPIRED = "expired"
     FAILED = "failed"
@@ -29,13 +31,12 @@ class InboxStatus(StrEnum):
 class InboxSource(StrEnum):
     ENDPOINT = "endpoint"
     POLL = "poll"
-    SWEEP = "sweep"
-    RETURN = "return"
     REPLAY = "replay"
 
 
 class CallKind(StrEnum):
     CANCEL = "cancel"
+    CLOSE = "close"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,10 @@ class Subscription:
 
     The plan stands in the `Account`; here stands why. `fetched_at` is when Stripe was asked for what this
     says; an older answer changes nothing. `changes` counts the changes that were asked of Stripe and answered: it
-    makes their Idempotency-Keys, so that a lost one is repeated and not made twice. `needs_review` is a sentence for an admin, empty when all is well.
+    makes their Idempotency-Keys, so that a lost one is repeated and not made twice; `change_asked` is the one that
+    is not answered yet. `customers` counts the customers that were deleted, and is in the next one's key.
+    `billing_name` and `billing_email` are the customer's, noted before it is asked for, so that a retry asks the same.
+    `needs_review` is a sentence for an admin, empty when all is well.
     """
 
     client_id: str
@@ -54,6 +58,7 @@ class Subscription:
     subscription_id: str | None = None
     subscribed_at: datetime | None = None
     status: StripeStatus | None = None
+    pause_kind: str = ""
     plan_id: str | None = None
     interval: str = ""
     start: datetime | None = None
@@ -71,6 +76,8 @@ class Subscription:
     fetched_at: datetime | None = None
     changing_until: datetime | None = None
     changes: int = 0
+    change_asked: str = ""
+    customers: int = 0
     billing_name: str | None = None
     billing_email: str | None = None
     features: tuple[str, ...] = ()
@@ -146,7 +153,8 @@ class StripeEvent:
     """One Stripe event in the inbox: its envelope and ids, never its body.
 
     `created_at` is when we stored it, `happened_at` Stripe's own time. It is tried again at `next_at`;
-    until `lease_until` one worker has it in hand.
+    until `lease_until` one worker has it in hand. In vain it was tried `attempts` times because Stripe was away,
+    `parkings` times because it was about nobody, and `stumbles` times because of a bug: each has its own end.
     """
 
     event_id: str
@@ -163,6 +171,8 @@ class StripeEvent:
     payment_intent_id: str | None = None
     facts: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
+    parkings: int = 0
+    stumbles: int = 0
     next_at: datetime | None = None
     lease_until: datetime | None = None
     reason: str = ""

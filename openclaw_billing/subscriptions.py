@@ -6,26 +6,19 @@ content is believed, the order in which events arrive makes no difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from openclaw_billing import outbox, paid
+from openclaw_billing import outbox
+from openclaw_billing.alerts import Alert, Alerts
 from openclaw_billing.audit import Actor, note
 from openclaw_billing.contracts import Transaction, View
-from openclaw_billing.cycles import slice_at
 from openclaw_billing.errors import Conflict, NotFound
-from openclaw_billing.paid_limit import paid_for, share
-from openclaw_billing.plans import plan_of
-from openclaw_billing.records import Account, Client, Period, Spent
-from openclaw_billing.stripe_facts import (
-    Collection,
-    InvoiceFact,
-    StripeStatus,
-    SubscriptionFact,
-)
+from openclaw_billing.fitting import Told, fit_access, fit_credits
+from openclaw_billing.records import Account, Client
+from openclaw_billing.stripe_facts import Collection, StripeStatus, SubscriptionFact
 from openclaw_billing.stripe_records import Subscription, customer_key
-from openclaw_billing.turning import freeze, keep, touch
+from openclaw_billing.turning import touch
 
 LIVE = frozenset(
     {
@@ -36,10 +29,9 @@ LIVE = frozenset(
         StripeStatus.PAUSED,
     }
 )
-PAYING = frozenset({StripeStatus.TRIALING, StripeStatus.ACTIVE, StripeStatus.PAST_DUE})
-MONTHS = {"monthly": 1, "yearly": 12}
 
 CHANGE_LEASE = timedelta(seconds=60)
+CLOCKS_APART_MAX = timedelta(seconds=30)
 
 STRIPE = Actor("stripe")
 
@@ -50,22 +42,6 @@ class UnknownReference(Exception):
 
 class StaleFact(Exception):
     """Something later is known already: ask Stripe again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A fetched subscription, the paid invoices of its period, and when Stripe was asked.
-
-    Grace begins with the oldest invoice that is open, so that a later failure does not extend it.
-    """
-
-    fact: SubscriptionFact
-    paid: Sequence[InvoiceFact]
-    fetched_at: datetime
-    grace: timedelta
-    overdue_since: datetime | None = None
-    cause: str = ""
-    """What made us ask: an event's id, for the audit log."""
 
 
 def mode_of(livemode: bool) -> str:
@@ -86,6 +62,28 @@ def owner(tables: Transaction | View, mode: str, customer_id: str | None) -> Sub
     return found[0] if found else None
 
 
+def is_stale(fetched_at: datetime, known_at: datetime | None, now: datetime) -> bool:
+    """Whether what Stripe was asked then is older than what is known.
+
+    A moment far ahead of ours is another machine's wrong clock, and holds up nothing.
+    """
+    return known_at is not None and fetched_at < known_at <= now + CLOCKS_APART_MAX
+
+
+def name_customer(tx: Transaction, client_id: str, mode: str, *, now: datetime) -> Subscription:
+    """What the client's customer is to be made with: noted once, so that a retry makes the same.
+
+    Raises:
+        NotFound: there is no such client.
+    """
+    client = _client(tx, client_id)
+    known = find(tx, client_id, mode) or Subscription(client_id=client_id, mode=mode, created_at=now)
+    if known.customer_id is None and known.billing_email is None:
+        known = replace(known, billing_name=client.name, billing_email=client.email)
+        tx.subscriptions.put(known)
+    return known
+
+
 def link_customer(
     tx: Transaction, client_id: str, mode: str, customer_id: str, *, now: datetime
 ) -> Subscription:
@@ -103,8 +101,8 @@ def link_customer(
     return known
 
 
-def sync(tx: Transaction, told: Told, *, now: datetime) -> None:
-    """Make the client's plan, access and cycle what this subscription says.
+def sync(tx: Transaction, told: Told, *, now: datetime) -> Alerts:
+    """Make the client's plan, access and cycle what this subscription says; what is to be told of it.
 
     Raises:
         UnknownReference, StaleFact: nothing was changed.
@@ -113,30 +111,36 @@ def sync(tx: Transaction, told: Told, *, now: datetime) -> None:
     known = owner(tx, mode_of(fact.livemode), fact.customer_id)
     if known is None:
         raise UnknownReference(f"customer {fact.customer_id}")
-    if known.fetched_at is not None and told.fetched_at < known.fetched_at:
+    if is_stale(told.fetched_at, known.fetched_at, now):
         raise StaleFact
-    if not _is_current(tx, known, fact, now):
-        return
+    is_current, alerts = _is_current(tx, known, fact, now)
+    alerts += _switched_off(tx, known, fact, now)
+    if not is_current:
+        return alerts
     if fact.status is StripeStatus.INCOMPLETE_EXPIRED:
         put(tx, replace(known, subscription_id=None, status=None, fetched_at=told.fetched_at), now)
-        return
+        return alerts
     review = _to_review(fact)
     after = _described(known, fact, told, review)
+    alerts += _review_told(known, review)
     if review or fact.status is StripeStatus.INCOMPLETE:
         put(tx, replace(after, plan_id=known.plan_id), now)
-        return
+        return alerts
     before = touch(tx, known.client_id, now)
-    account = _fit_access(tx, _fit_credits(tx, before, told, now), after, told, now)
+    account = fit_access(tx, fit_credits(tx, before, told, now), after, told, now)
     # Again, for what was frozen until now.
-    account = _fit_credits(tx, account, told, now)
-    if fact.status is StripeStatus.CANCELED:
-        after = replace(after, subscription_id=None, subscribed_at=None, plan_id=None, schedule_id=None)
-    put(tx, after, now)
+    account = fit_credits(tx, account, told, now)
+    put(tx, _ended(after) if fact.status is StripeStatus.CANCELED else after, now)
     _note_sync(tx, before, account, told, now)
+    return alerts
 
 
-def begin_change(tx: Transaction, client_id: str, mode: str, *, now: datetime) -> Subscription:
+def begin_change(
+    tx: Transaction, client_id: str, mode: str, asked: str, *, now: datetime
+) -> tuple[Subscription, bool]:
     """Take the one turn there is for changing a subscription, for a minute.
+
+    True where the same was asked before, and the answer was lost.
 
     Raises:
         Conflict: `no_subscription`, or `change_in_progress`.
@@ -146,23 +150,30 @@ def begin_change(tx: Transaction, client_id: str, mode: str, *, now: datetime) -
         raise Conflict("There is no subscription: check out first", code="no_subscription")
     if known.changing_until is not None and now < known.changing_until:
         raise Conflict("Another change is under way", code="change_in_progress")
-    known = replace(known, changing_until=now + CHANGE_LEASE)
-    tx.subscriptions.put(known)
-    return known
+    begun = replace(known, changing_until=now + CHANGE_LEASE, change_asked=asked)
+    tx.subscriptions.put(begun)
+    return begun, known.change_asked == asked
 
 
 def end_change(tx: Transaction, client_id: str, mode: str, answered: bool, *, now: datetime) -> None:  # noqa: ARG001
     """Give the turn back; the next change is another one where Stripe has answered this one."""
     known = find(tx, client_id, mode)
-    if known is not None:
-        tx.subscriptions.put(replace(known, changing_until=None, changes=known.changes + answered))
+    if known is None:
+        return
+    if answered:
+        known = replace(known, change_asked="", changes=known.changes + 1)
+    tx.subscriptions.put(replace(known, changing_until=None))
 
 
-def missing(tx: Transaction, mode: str, subscription_id: str, *, now: datetime) -> None:
+def missing(tx: Transaction, mode: str, subscription_id: str, *, now: datetime) -> Alerts:
     """Stripe does not know a subscription that we know: nothing is taken away, an admin is to look."""
-    for known in tx.subscriptions:
+    review = f"Stripe does not know the subscription {subscription_id}"
+    alerts: Alerts = ()
+    for known in list(tx.subscriptions):
         if known.mode == mode and known.subscription_id == subscription_id:
-            put(tx, replace(known, needs_review="Stripe does not know this subscription"), now)
+            put(tx, replace(known, needs_review=review), now)
+            alerts += _review_told(known, review)
+    return alerts
 
 
 def _client(tx: Transaction, client_id: str) -> Client:
@@ -172,31 +183,53 @@ def _client(tx: Transaction, client_id: str) -> Client:
     return client
 
 
-def _is_current(tx: Transaction, known: Subscription, fact: SubscriptionFact, now: datetime) -> bool:
+def _is_current(
+    tx: Transaction, known: Subscription, fact: SubscriptionFact, now: datetime
+) -> tuple[bool, Alerts]:
     """Whether this subscription is the one that counts; of two live ones the newest paid one does."""
     mine = known.subscription_id
     if mine == fact.subscription_id:
-        return True
+        return True, ()
     if fact.status not in LIVE:
-        return mine is None and fact.status is StripeStatus.INCOMPLETE
+        return mine is None and fact.status is StripeStatus.INCOMPLETE, ()
     if mine is None or known.status not in LIVE:
-        return True
+        return True, ()
     newer = known.subscribed_at is None or fact.created > known.subscribed_at
-    if not newer:
-        outbox.cancel(tx, known, fact.subscription_id, now=now)
-        return False
-    if not fact.latest_invoice_paid:
-        return False
-    outbox.cancel(tx, known, mine, now=now)
-    return True
+    if newer and not fact.latest_invoice_paid:
+        return False, ()
+    kept, ended = (fact.subscription_id, mine) if newer else (mine, fact.subscription_id)
+    if not outbox.cancel(tx, known, ended, now=now):
+        return newer, ()
+    sentence = f"Client {known.client_id} has two subscriptions: {kept} is kept and {ended} is ended"
+    return newer, (Alert(sentence),)
+
+
+def _switched_off(tx: Transaction, known: Subscription, fact: SubscriptionFact, now: datetime) -> Alerts:
+    """A client that is switched off has no subscription, whatever page was open when it was."""
+    if fact.status not in LIVE or _client(tx, known.client_id).active:
+        return ()
+    if not outbox.cancel(tx, known, fact.subscription_id, now=now):
+        return ()
+    sentence = (
+        f"Client {known.client_id} is switched off and has paid for {fact.subscription_id}, which is ended"
+    )
+    return (Alert(sentence),)
 
 
 def _to_review(fact: SubscriptionFact) -> str:
     if fact.status is StripeStatus.UNKNOWN:
         return "The subscription has a status that is not known here"
+    if fact.collection is Collection.UNKNOWN:
+        return "The subscription's payments are paused in a way that is not known here"
     if fact.price.plan_id is None and fact.status is not StripeStatus.CANCELED:
         return f"The price {fact.price.price_id} is none of our plans"
     return ""
+
+
+def _review_told(known: Subscription, review: str) -> Alerts:
+    if not review or review == known.needs_review:
+        return ()
+    return (Alert(f"Client {known.client_id} needs a look: {review}"),)
 
 
 def _described(known: Subscription, fact: SubscriptionFact, told: Told, review: str) -> Subscription:
@@ -206,6 +239,7 @@ def _described(known: Subscription, fact: SubscriptionFact, told: Told, review: 
         subscription_id=fact.subscription_id,
         subscribed_at=fact.created,
         status=fact.status,
+        pause_kind=fact.pause_kind,
         plan_id=fact.price.plan_id,
         interval=fact.price.interval,
         start=fact.start,
@@ -223,61 +257,18 @@ def _described(known: Subscription, fact: SubscriptionFact, told: Told, review: 
     )
 
 
-def _fit_credits(tx: Transaction, account: Account, told: Told, now: datetime) -> Account:
-    """Open the cycle that was paid for, and give it the limit that was paid for."""
-    fact = told.fact
-    plan_id = fact.price.plan_id
-    if plan_id is None or fact.status is StripeStatus.CANCELED:
-        return account
-    key = f"stripe:cycle:{fact.subscription_id}:{int(fact.start.timestamp())}"
-    period = Period(key, fact.start, fact.end, MONTHS.get(fact.price.interval, 1))
-    cycle = slice_at(period, now)
-    bought = paid_for(told.paid, fact.start, cycle)
-    if bought is None:
-        if fact.status is StripeStatus.TRIALING:
-            return paid.open_period(tx, account, period, plan_id, plan_of(plan_id).job_limit, now)
-        return account
-    account = paid.open_period(tx, account, period, plan_id, bought.limit, now)
-    if account.period is None or account.period.key != key:
-        return account
-    account = paid.label(tx, account, plan_id)
-    limit = bought.limit - _lowered(tx, fact, bought.plan_id, period, now)
-    change = f"stripe:change:{fact.subscription_id}:{fact.latest_invoice_id}"
-    return paid.set_limit(tx, account, max(0, limit), change, "plan changed", now)
-
-
-def _lowered(tx: Transaction, fact: SubscriptionFact, bought: str, period: Period, now: datetime) -> int:
-    """What a lower price inside the cycle takes from its limit, worked out when it was first seen."""
-    jobs = (plan_of(bought).job_limit or 0) - (plan_of(fact.price.plan_id or "").job_limit or 0)
-    if jobs <= 0:
-        return 0
-    cycle = slice_at(period, now)
-    spent_id = f"stripe:lower:{period.key}:{cycle.number}:{fact.price.price_id}"
-    known = tx.spent.get(spent_id)
-    if known is None:
-        known = Spent(spent_id=spent_id, fingerprint="", created_at=now, answer=str(share(jobs, now, cycle)))
-        tx.spent.put(known)
-    return int(known.answer)
-
-
-def _fit_access(tx: Transaction, account: Account, after: Subscription, told: Told, now: datetime) -> Account:
-    """Full or limited access, by the status alone."""
-    fact = told.fact
-    if fact.status is StripeStatus.CANCELED:
-        return paid.end_paid(tx, account, fact.ended_at or told.fetched_at, now)
-    if fact.status in (StripeStatus.UNPAID, StripeStatus.PAUSED):
-        return keep(tx, freeze(tx, account, now))
-    assert fact.price.plan_id is not None
-    account = paid.label(tx, account, fact.price.plan_id)
-    if fact.status is StripeStatus.PAST_DUE:
-        assert after.delinquent_since is not None
-        grace_until = after.delinquent_since + told.grace
-        if now >= grace_until:
-            return keep(tx, freeze(tx, account, now))
-        return keep(tx, replace(paid.thaw(tx, account, now), grace_until=grace_until))
-    if fact.collection is Collection.VOID:
-        return keep(tx, freeze(tx, account, now))
-    return keep(tx, paid.thaw(tx, account, now))
+def _ended(after: Subscription) -> Subscription:
+    """What is left of a subscription that is over."""
+    return replace(
+        after,
+        subscription_id=None,
+        subscribed_at=None,
+        plan_id=None,
+        ends_at=None,
+        pending_plan_id=None,
+        pending_at=None,
+        schedule_id=None,
+    )
 
 
 def put(tx: Transaction, after: Subscription, now: datetime) -> None:

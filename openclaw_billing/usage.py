@@ -7,7 +7,7 @@ from datetime import datetime
 
 from openclaw_billing import plans
 from openclaw_billing.contracts import View
-from openclaw_billing.errors import ClientInactive, NotFound
+from openclaw_billing.errors import ClientInactive, JobRefused, NotFound, PaymentOverdue, QuotaExceeded
 from openclaw_billing.plans import Plan
 from openclaw_billing.records import Account, Lot, LotSource
 from openclaw_billing.turning import foreseen
@@ -19,7 +19,7 @@ class Standing:
 
     `withdrawn` are those that were taken from it for another reason.
 
-    `limited` is access for which a payment is overdue: no more than the free plan gives.
+    `limited` is access for which a payment is overdue, at `invoice_url`: no more than the free plan gives.
     """
 
     plan: Plan
@@ -36,6 +36,7 @@ class Standing:
     lots: tuple[Lot, ...]
     spent_usd_micros: int
     grace_until: datetime | None
+    invoice_url: str | None = None
 
     @property
     def used_percent(self) -> float:
@@ -56,19 +57,29 @@ class Standing:
         """Whole days to the end of the cycle."""
         return max(0, (self.end - now).days)
 
-    def verdict(self, needed: int = 1) -> tuple[bool, str]:
-        """Whether a job would be accepted now, and why not. Advice: only a reservation decides."""
+    def refusal(self, needed: int = 1) -> JobRefused | None:
+        """What a job would be refused with now. Advice: only a reservation decides."""
         if not self.active:
-            return False, ClientInactive.sentence
+            return ClientInactive()
         if self.owed > 0:
-            return False, "A payment is overdue: settle it to submit jobs"
-        if self.unlimited:
-            return True, "Unlimited jobs"
-        if self.available >= needed:
-            return True, f"{self.available} jobs left in this cycle"
+            return PaymentOverdue()
+        if self.unlimited or self.available >= needed:
+            return None
         if self.limited:
-            return False, "A payment is overdue: settle it to submit jobs"
-        return False, "Monthly job limit reached"
+            return PaymentOverdue(self.invoice_url)
+        return QuotaExceeded(credits_remaining=self.available, resets_at=self.end)
+
+    def verdict(self, needed: int = 1) -> tuple[bool, str]:
+        """Whether a job would be accepted now, and why not."""
+        refusal = self.refusal(needed)
+        if refusal is not None:
+            return False, str(refusal.detail)
+        return True, "Unlimited jobs" if self.unlimited else f"{self.available} jobs left in this cycle"
+
+
+def is_limited(account: Account, now: datetime) -> bool:
+    """Whether a payment is overdue for so long that the client has no more than the free plan gives."""
+    return account.frozen is not None or (account.grace_until is not None and now >= account.grace_until)
 
 
 def standing(view: View, client_id: str, now: datetime) -> Standing:
@@ -81,10 +92,12 @@ def standing(view: View, client_id: str, now: datetime) -> Standing:
 
 def standing_of(view: View, account: Account, now: datetime) -> Standing:
     account = foreseen(view, account, now)
+    limited = account.frozen is not None
+    known = view.subscriptions.get(account.client_id) if limited else None
     return Standing(
         plan=plans.plan_of(account.plan_id),
         limit=plans.limit_of(account),
-        limited=account.frozen is not None,
+        limited=limited,
         active=account.active,
         available=account.available,
         reserved=account.reserved,
@@ -96,4 +109,5 @@ def standing_of(view: View, account: Account, now: datetime) -> Standing:
         lots=account.lots,
         spent_usd_micros=account.spent_usd_micros,
         grace_until=account.grace_until,
+        invoice_url=None if known is None else known.invoice_url,
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from typing import TypeVar
 
 from openclaw_billing import inbox, outbox
 from openclaw_billing.effects import Effects
@@ -18,12 +19,15 @@ from openclaw_billing.errors import BillingError, StorageUnavailable, StripeMisc
 from openclaw_billing.payments.account import StripeAccount
 from openclaw_billing.reconcile import Reconciler
 from openclaw_billing.runtime import Runtime
-from openclaw_billing.stripe_records import InboxStatus, StripeCall, StripeEvent
+from openclaw_billing.stripe_records import CallKind, InboxStatus, StripeCall, StripeEvent
 from openclaw_billing.subscriptions import StaleFact, UnknownReference
 
 IDLE_SECONDS = 1.0
+LOOK_SECONDS = 5.0
 ROUNDS_MAX = 1000
 STALE_TRIES_MAX = 5
+
+T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
@@ -35,14 +39,14 @@ async def working(runtime: Runtime) -> AsyncIterator[None]:
         return
     worker = Worker(runtime, account)
     runtime.wake_worker = worker.wake
-    task = asyncio.create_task(worker.run())
+    tasks = [asyncio.create_task(worker.work()), asyncio.create_task(worker.look())]
     try:
         yield
     finally:
         runtime.wake_worker = _nobody
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await account.close()
 
 
@@ -66,25 +70,32 @@ class Worker:
         """An event was stored: apply it now rather than in a second."""
         self._awake.set()
 
-    async def run(self) -> None:
-        """Work until cancelled."""
-        begun = False
+    async def work(self) -> None:
+        """Apply events and make calls until cancelled."""
         while True:
             # Before the work: what is stored meanwhile must not wait.
             self._awake.clear()
-            try:
-                if not begun:
-                    await self.reconciler.begin()
-                    begun = True
-                await self.drain()
-                await self.reconciler.look()
-                await self.drain()
-            except StorageUnavailable:
-                self._runtime.log.warning("Stripe events wait: the storage is away")
-            except Exception:
-                # The outermost edge of this task: it must outlive its own bugs.
-                self._runtime.log.exception("The Stripe worker stumbled and goes on")
-            await self._rest()
+            await self._outlived(self.drain)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._awake.wait()
+
+    async def look(self) -> None:
+        """Look for what was lost until cancelled. It may take long, so no event waits for it."""
+        while True:
+            if await self._outlived(self.reconciler.look):
+                self.wake()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _outlived(self, some: Callable[[], Awaitable[T]]) -> T | None:
+        """The outermost edge of both tasks: they must outlive their own bugs."""
+        try:
+            return await some()
+        except StorageUnavailable:
+            self._runtime.log.warning("Stripe events wait: the storage is away")
+        except Exception:
+            self._runtime.log.exception("The Stripe worker stumbled and goes on")
+        return None
 
     async def drain(self) -> int:
         """Apply the events and make the calls that are due now; how many there were."""
@@ -141,34 +152,54 @@ class Worker:
         for _ in range(STALE_TRIES_MAX):
             effect = await self.effects.of(event)
             with contextlib.suppress(StaleFact):
-                if await self._runtime.write(inbox.apply, event.event_id, effect):
+                alerts = await self._runtime.write(inbox.apply, event.event_id, effect)
+                if alerts is not None:
                     self._tell(event, InboxStatus.IGNORED if effect is None else InboxStatus.APPLIED)
+                    self.effects.tell(alerts)
                 return
         await self._runtime.write(inbox.again, event.event_id)
 
     async def _call(self, call: StripeCall) -> None:
+        """Make a call that Stripe must hear; one that was not heard is made again later."""
+        write = self._runtime.write
         try:
             with self._account.budget():
-                fact = await self._account.cancel_now(call.object_id, prorate=call.prorate)
+                heard = await {CallKind.CANCEL: self._cancel, CallKind.CLOSE: self._close}[call.kind](call)
+        except StorageUnavailable:
+            # Nothing can be noted; the lease runs out, and the call is made again.
+            raise
         except BillingError as error:
             self._runtime.log.warning("Call %s waits: %s", call.call_id, error.code)
-            await self._runtime.write(outbox.delay, call.call_id, error.code)
+            await write(outbox.delay, call.call_id, error.code)
+        except Exception as error:
+            self._runtime.log.exception("Call %s failed", call.call_id)
+            await write(outbox.delay, call.call_id, type(error).__name__)
         else:
-            state = "gone" if fact is None else fact.status.value
-            self._runtime.log.info("Subscription %s is %s at Stripe", call.object_id, state)
-            await self._runtime.write(outbox.finish, call.call_id)
+            if heard:
+                await write(outbox.finish, call.call_id)
+            else:
+                await write(outbox.delay, call.call_id, "nothing to be seen yet")
+
+    async def _cancel(self, call: StripeCall) -> bool:
+        """Whether the subscription is over; one that Stripe does not know is for an admin to look at."""
+        fact = await self._account.cancel_now(call.object_id, prorate=call.prorate)
+        if fact is None:
+            await self.effects.apply(self.effects.of_missing(call.object_id))
+        state = "gone" if fact is None else fact.status.value
+        self._runtime.log.info("Subscription %s is %s at Stripe", call.object_id, state)
+        return True
+
+    async def _close(self, call: StripeCall) -> bool:
+        """Whether the attempt's page is closed, or will never be."""
+        attempt = self._runtime.view.checkouts.get(call.object_id)
+        return attempt is None or await self.effects.close_page(attempt)
 
     def _tell(self, event: StripeEvent, status: InboxStatus | None, why: str = "") -> None:
         if status is None:
             return
-        self._runtime.stripe_observer.event(status.value)
+        self._runtime.stripe_observer.event(event.type, status.value)
         bad = status in (InboxStatus.ORPHAN, InboxStatus.FAILED)
         say = self._runtime.log.error if bad else self._runtime.log.info
         say(
             "Stripe event %s (%s): %s%s", event.event_id, event.type, status.value, f" ({why})" if why else ""
         )
-
-    async def _rest(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(IDLE_SECONDS):
-                await self._awake.wait()

@@ -21,7 +21,7 @@ import pytest
 from openclaw_billing import cli, jobs
 from openclaw_billing.records import Job, Priority, TaskType
 from openclaw_billing.runtime import Runtime
-from tests.served import ROOT, served
+from tests.served import ROOT, clean_environment, served
 
 KEY_TEXT = "oc_live_" + "ab" * 16
 
@@ -88,6 +88,9 @@ COMMANDS = [
     ["keys", "revoke"],
     ["stripe", "sync"],
     ["stripe", "check"],
+    ["stripe", "reconcile"],
+    ["stripe", "replay"],
+    ["stripe", "events"],
     *(
         [each]
         for each in (
@@ -676,6 +679,20 @@ def test_doctor_says_what_is_wrong_in_sentences(
     assert "canary" not in done.err
     monkeypatch.setenv("OPENCLAW_PORT", "many")
     assert "OPENCLAW_PORT is wrong" in run("doctor").err
+
+
+@pytest.mark.parametrize("door", [[str(ROOT / "client_auth.py")], ["-m", "client_auth"]])
+def test_the_door_is_a_command_line_too(tmp_path: Path, door: list[str]) -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = clean_environment(OPENCLAW_DATA_DIR=str(tmp_path / "data"), PYTHONPATH=str(ROOT))
+        return subprocess.run(
+            [sys.executable, *door, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    made = command("clients", "create", "--name", "Acme", "--email", "a@example.com", "--json")
+    assert (made.returncode, json.loads(made.stdout)["plan"]) == (0, "free")
+    assert command("clients", "show", "nobody").returncode == 1
+    assert command("nothing").returncode == 2
 
 
 @pytest.fixture

@@ -170,8 +170,8 @@ tests:
     input_series:
       - {series: 'openclaw_billing_store_refusing{instance="a"}', values: '0x4 1x20'}
       - {series: 'openclaw_billing_store_refusing{instance="b"}', values: '0x24'}
-      - {series: 'openclaw_billing_stripe_events_total{outcome="failed", instance="a"}', values: '0x4 1x60'}
-      - {series: 'openclaw_billing_stripe_events_total{outcome="applied", instance="a"}', values: '0+1x60'}
+      - {series: 'openclaw_billing_stripe_events_total{type="invoice.paid", outcome="failed", instance="a"}', values: '0x4 1x60'}
+      - {series: 'openclaw_billing_stripe_events_total{type="invoice.paid", outcome="applied", instance="a"}', values: '0+1x60'}
       - {series: 'openclaw_billing_requests_total{operation="submitJob", status="200", instance="a"}', values: '0+50x60'}
       - {series: 'openclaw_billing_requests_total{operation="submitJob", status="503", instance="a"}', values: '0+1x60'}
     alert_rule_test:
@@ -185,8 +185,8 @@ tests:
       - eval_time: 3m
         alertname: OpenClawStripeEventFailed
         exp_alerts:
-          - exp_labels: {instance: a, outcome: failed, severity: page}
-            exp_annotations: {summary: "A Stripe event could not be applied: failed"}
+          - exp_labels: {instance: a, type: invoice.paid, outcome: failed, severity: page}
+            exp_annotations: {summary: "A Stripe event could not be applied: invoice.paid failed"}
       - eval_time: 12m
         alertname: OpenClawFailing
         exp_alerts:

@@ -93,10 +93,27 @@ def test_what_is_public_can_be_asked_for_by_head(gateway: Served) -> None:
         assert answer.headers["Content-Type"] == whole.headers["Content-Type"]
 
 
-def test_readiness_tells_admins_what_is_to_be_watched(gateway: Served) -> None:
-    for token, told in ((gateway.token, {"status": "ready", "warnings": []}), ("wrong", {"status": "ready"})):
-        answer = httpx.get(f"{gateway.base}/ready", headers={"X-Auth-Token": token})
-        assert (answer.status_code, answer.json()) == (200, told)
+def test_readiness_tells_an_admin_how_far_billing_is_and_nobody_else(gateway: Served) -> None:
+    ready = f"{gateway.base}/ready"
+    assert httpx.get(ready, headers={"X-Auth-Token": gateway.token}).json() == {
+        "status": "ready",
+        "warnings": [],
+        "billing_mode": "mock",
+        "inbox": {"waiting": 0, "parked": 0, "lag_seconds": None, "last_event_seconds": None},
+    }
+    for wrong in ({"X-Auth-Token": "0" * 64}, {"X-Auth-Token": ""}, {"X-Client-Key": "junk"}):
+        answer = httpx.get(ready, headers=wrong)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+
+
+def test_who_guesses_tokens_at_readiness_is_counted_as_everywhere(tmp_path: Path) -> None:
+    with served(tmp_path) as running:
+        for number in range(12):
+            guess = {"X-Auth-Token": f"{number:064}"}
+            assert httpx.get(f"{running.base}/ready", headers=guess).status_code == 200
+        good = {"X-Auth-Token": running.token}
+        assert httpx.get(f"{running.base}/api/admin/clients", headers=guess).status_code == 429
+        assert "inbox" not in httpx.get(f"{running.base}/ready", headers=good).json()
 
 
 @pytest.mark.parametrize(

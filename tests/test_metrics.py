@@ -18,6 +18,7 @@ import client_auth
 import gateway
 from openclaw_billing.records import EntryKind
 from openclaw_billing.settings import load_settings
+from openclaw_billing.testing.delivery import signed
 from openclaw_billing.web.paths import routes_of
 from openclaw_billing.web.watch import WATCH_SECONDS
 from tests.served import ROOT, clean_environment, served
@@ -34,7 +35,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    settings = load_settings(data_dir=tmp_path / "data", admin_token=TOKEN, lock_seconds_max=0.5)
+    settings = load_settings(
+        data_dir=tmp_path / "data",
+        admin_token=TOKEN,
+        lock_seconds_max=0.5,
+        stripe_webhook_secret="whsec_fake",
+    )
     client_auth.runtime.reconfigure(settings)
     transport = httpx.ASGITransport(gateway.create_app(settings), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
@@ -155,6 +161,29 @@ async def test_nothing_of_a_strangers_becomes_a_label(
         else:
             assert name in ("status", "le")
             assert re.fullmatch(r"[1-5]\d\d|\d+(\.\d+)?|\+Inf", value)
+
+
+async def test_stripe_events_are_counted_by_type_and_outcome(
+    http: httpx.AsyncClient, grown: Callable[[], Awaitable[Counts]]
+) -> None:
+    secret = client_auth.runtime.settings.stripe_webhook_secret[0].get_secret_value()
+
+    async def deliver(event_id: str, kind: str, secret: str) -> None:
+        event = {"object": "event", "id": event_id, "type": kind, "created": 1, "livemode": False}
+        body, headers = signed(event, secret)
+        await http.post("/api/billing/webhook", content=body, headers=headers)
+
+    for event_id, kind in (("evt_1", "invoice.paid"), ("evt_1", "invoice.paid"), ("evt_2", "canary.type")):
+        await deliver(event_id, kind, secret)
+    await deliver("evt_3", "invoice.paid", "whsec_canary")
+    assert {labels: n for (name, labels), n in (await grown()).items() if name == "stripe_events_total"} == {
+        'outcome="ignored",type="invoice.paid"': 1,
+        'outcome="duplicate",type="invoice.paid"': 1,
+        'outcome="ignored",type="other"': 1,
+        'outcome="bad_signature",type="other"': 1,
+    }
+    shown = counts_in((await http.get("/metrics")).text)
+    assert shown["stripe_events_total", 'outcome="failed",type="invoice.paid"'] == 0, "an alert needs a start"
 
 
 async def test_a_store_that_cannot_be_written_is_told(

@@ -11,7 +11,7 @@ import pytest
 from openclaw_billing import replies
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.contracts import Store, Transaction
-from openclaw_billing.errors import BadRequest, IdMismatch
+from openclaw_billing.errors import BadRequest, IdMismatch, InFlight
 from openclaw_billing.records import Spent
 from openclaw_billing.replies import Asked, Reply
 from openclaw_billing.stores.memory import MemoryStore
@@ -145,3 +145,79 @@ def test_a_reply_a_moment_too_young_is_not_forgotten(ask: Ask, store: Store, clo
     ids = [each.spent_id for each in store.view.spent]
     assert store.run(lambda tx: replies.forget(tx, ids, now=young), "forget") == 0
     assert ask().replayed
+
+
+LEASE = timedelta(seconds=20)
+
+
+@pytest.fixture
+def claim(store: Store, clock: ManualClock) -> Callable[..., Reply | Spent]:
+    def claiming(**changes: object) -> Reply | Spent:
+        asked = replace(ASKED, **changes)  # type: ignore[arg-type]
+        return store.run(lambda tx: replies.claim(tx, asked, LEASE, now=clock.now()), "claim")
+
+    return claiming
+
+
+@pytest.fixture
+def settle(store: Store, clock: ManualClock) -> Callable[[Spent, Mapping[str, object] | None], None]:
+    def settling(claimed: Spent, body: Mapping[str, object] | None) -> None:
+        store.run(lambda tx: replies.settle(tx, claimed, body, now=clock.now()), "settle")
+
+    return settling
+
+
+def test_work_between_operations_is_done_by_one_and_answered_again(claim, settle, clock) -> None:
+    mine = claim()
+    with pytest.raises(InFlight) as refused:
+        claim()
+    assert (refused.value.status_code, refused.value.headers) == (409, {"Retry-After": "1"})
+    settle(mine, {"done": 1})
+    assert claim() == Reply({"done": 1}, replayed=True)
+    clock.advance(hours=24, microseconds=-1)
+    assert claim() == Reply({"done": 1}, replayed=True)
+    clock.advance(microseconds=1)
+    assert isinstance(claim(), Spent)
+
+
+def test_a_claimed_key_takes_no_other_body(claim, settle) -> None:
+    mine = claim()
+    with pytest.raises(IdMismatch):
+        claim(body=b"other")
+    settle(mine, {})
+    with pytest.raises(IdMismatch):
+        claim(body=b"other")
+
+
+def test_work_that_came_to_nothing_gives_the_key_back(claim, settle, store: Store) -> None:
+    settle(claim(), None)
+    assert list(store.view.spent) == []
+    assert isinstance(claim(body=b"other"), Spent)
+
+
+def test_who_died_holding_a_key_holds_it_no_longer_than_the_lease(claim, settle, clock) -> None:
+    lost = claim()
+    clock.advance(seconds=20, microseconds=-1)
+    with pytest.raises(InFlight):
+        claim()
+    clock.advance(microseconds=1)
+    mine = claim()
+    assert isinstance(mine, Spent)
+    for late in ({"done": "late"}, None):
+        settle(lost, late)
+        with pytest.raises(InFlight):
+            claim()
+    settle(mine, {"done": 1})
+    assert claim() == Reply({"done": 1}, replayed=True)
+
+
+def test_an_empty_answer_is_an_answer(claim, settle) -> None:
+    settle(claim(), {})
+    assert claim() == Reply({}, replayed=True)
+
+
+def test_a_claim_that_nobody_settled_is_forgotten_after_a_day(claim, store: Store, clock) -> None:
+    claim()
+    clock.advance(hours=24)
+    ids = replies.old(store.view, now=clock.now())
+    assert store.run(lambda tx: replies.forget(tx, ids, now=clock.now()), "forget") == 1

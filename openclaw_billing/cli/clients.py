@@ -9,16 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from openclaw_billing import accounts
+from openclaw_billing import accounts, subscriptions
 from openclaw_billing.cli.output import ACTOR, Json, dumped, opened, say, show, show_one, words
 from openclaw_billing.contracts import HistoryQuery, Query, Transaction
 from openclaw_billing.errors import NotFound
+from openclaw_billing.records import Account, Client
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.text import clean_email
-from openclaw_billing.usage import standing
+from openclaw_billing.usage import standing_of
 from openclaw_billing.values import rate_of, rate_text
 from openclaw_billing.web.models import LINE_LENGTH_MAX, NAME_LENGTH_MAX, REASON_LENGTH_MAX
-from openclaw_billing.web.views import AuditView, ClientView, EntryView
+from openclaw_billing.web.views import AuditView, ClientView, EntryView, WholeClientView
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -49,9 +50,13 @@ def list_clients(
 
 @app.command("show")
 def show_client(client_id: ClientId, as_json: Json = False) -> None:
-    """Show one client."""
+    """Show one client, with how its subscription stands."""
     with opened() as runtime:
-        show_one(_shown(runtime, client_id), as_json=as_json)
+        client, account = _found(runtime, client_id)
+        known = subscriptions.find(runtime.view, client_id, runtime.settings.billing_mode)
+        now = runtime.now()
+        view = WholeClientView.whole(client, standing_of(runtime.view, account, now), known, now)
+        show_one(view.model_dump(mode="json"), as_json=as_json)
 
 
 @app.command("create")
@@ -245,8 +250,13 @@ def update_client(
     accounts.update_client(tx, client_id, name=name, email=email, metadata=metadata, actor=ACTOR, now=now)
 
 
-def _shown(runtime: Runtime, client_id: str) -> dict[str, Any]:
-    client = runtime.view.clients.get(client_id)
-    if client is None:
+def _found(runtime: Runtime, client_id: str) -> tuple[Client, Account]:
+    client, account = runtime.view.clients.get(client_id), runtime.view.accounts.get(client_id)
+    if client is None or account is None:
         raise NotFound("Client")
-    return ClientView.of(client, standing(runtime.view, client_id, runtime.now())).model_dump(mode="json")
+    return client, account
+
+
+def _shown(runtime: Runtime, client_id: str) -> dict[str, Any]:
+    client, account = _found(runtime, client_id)
+    return ClientView.of(client, standing_of(runtime.view, account, runtime.now())).model_dump(mode="json")

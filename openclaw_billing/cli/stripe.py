@@ -1,6 +1,6 @@
 """Stripe on the command line: `sync` sets the account up, `check` looks whether it is set up well.
 
-`reconcile` looks for what was lost, `replay` has events applied once more.
+`reconcile` looks for what was lost, `replay` has events applied once more, `events` lists them.
 
 Exit codes: 0 fine, 1 findings, 2 it could not run.
 """
@@ -12,13 +12,13 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
-from openclaw_billing.cli.output import Json, say
-from openclaw_billing.errors import BillingError
+from openclaw_billing.cli.output import Json, opened, say, show
+from openclaw_billing.errors import BadSettings, BillingError, StartupError
 from openclaw_billing.payments import make_calls, make_catalogue, make_checkup
 from openclaw_billing.payments.calls import Calls
 from openclaw_billing.payments.catalogue import Report
@@ -27,7 +27,10 @@ from openclaw_billing.prices import CREDITS_MAX, SOLD
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.stores.files import Directory
+from openclaw_billing.stripe_records import InboxStatus
 from openclaw_billing.values import LOOPBACK, host_of
+from openclaw_billing.web.admin_stripe import event_list
+from openclaw_billing.web.lists import PAGE_MAX
 from openclaw_billing.worker import Worker
 
 T = TypeVar("T")
@@ -37,7 +40,21 @@ SECRETS_KEPT_MAX = 2
 COULD_NOT_RUN = 2
 AMOUNT_MAX = 99_999_999
 
-app = typer.Typer(no_args_is_help=True)
+EVENT_COLUMNS = ("event_id", "type", "status", "created_at", "customer_id", "attempts", "reason")
+
+
+class Commands(TyperGroup):
+    """Whatever keeps one of these commands from its work is told in a sentence, and ends it with 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (BillingError, StartupError, OSError) as error:
+            say(f"Could not finish: {error.detail if isinstance(error, BillingError) else error}")
+            raise typer.Exit(COULD_NOT_RUN) from error
+
+
+app = typer.Typer(no_args_is_help=True, cls=Commands)
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")]
 Gateway = Annotated[
@@ -58,9 +75,6 @@ def sync(
         list[str] | None,
         typer.Option(help="PLAN=AMOUNT: a plan's price by the year, in cents. May be given again."),
     ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="AMOUNT: the price of one token, in cents; 0.02 is 50 for a cent.")
-    ] = None,
 ) -> None:
     """Make products, prices, portal and event endpoint in Stripe what the plans here say. Twice is once."""
     settings = _settings()
@@ -68,7 +82,6 @@ def sync(
         gateway=_address(settings, gateway),
         packs={_credits(left): amount for left, amount in _pairs(pack, "--pack")},
         yearly={_plan(left): amount for left, amount in _pairs(yearly, "--yearly")},
-        tokens=_decimal(tokens),
     )
     calls = make_calls(settings)
     catalogue = make_catalogue(settings, calls, dry_run=dry_run)
@@ -96,53 +109,82 @@ def check(as_json: Json = False, gateway: Gateway = None, dry_run: DryRun = Fals
 def reconcile(dry_run: DryRun = False, as_json: Json = False) -> None:
     """Store the events that were not delivered, compare every subscription with Stripe's, and heal."""
 
-    async def work(worker: Worker) -> dict[str, object]:
-        new = 0 if dry_run else await worker.reconciler.poll()
+    async def work(worker: Worker) -> dict[str, Any]:
+        unknown = await worker.reconciler.undelivered() if dry_run else []
+        new = len(unknown) if dry_run else await worker.reconciler.poll()
         found = await worker.reconciler.sweep(dry_run=dry_run)
-        applied = 0 if dry_run else await worker.drain()
-        return {**asdict(found), "new_events": new, "applied": applied, "dry_run": dry_run}
+        return {
+            **asdict(found),
+            "new_events": new,
+            "undelivered": [{"event_id": each.event_id, "type": each.type} for each in unknown],
+            "applied": 0 if dry_run else await worker.drain(),
+            "dry_run": dry_run,
+        }
 
     done = _with_worker(work)
     if as_json:
         print(json.dumps(done, indent=1))
     else:
-        would = "would be healed" if dry_run else "healed"
+        would, had = ("would be healed", "have") if dry_run else ("healed", "had")
         print(f"checked {done['checked']}, {would} {done['healed']}, orphans {done['orphans']}")
-        print(f"{done['new_events']} events had not been delivered")
-    raise typer.Exit(1 if done["orphans"] or (dry_run and done["healed"]) else 0)
+        print(f"{done['new_events']} events {had} not been delivered")
+        for each in done["undelivered"]:
+            print(f"  {each['event_id']} {each['type']}")
+    raise typer.Exit(1 if done["orphans"] or (dry_run and (done["healed"] or done["new_events"])) else 0)
 
 
 @app.command("replay")
 def replay(
     event_id: Annotated[str | None, typer.Argument(help="The event to apply once more.")] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="Instead: every event since then that is not known here (UTC).")
+        datetime | None,
+        typer.Option(help="Instead: every event since then that is not known here or came to nothing (UTC)."),
     ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Fetch events from Stripe and apply them again; what they did before is not done twice."""
     if (event_id is None) == (since is None):
         raise typer.BadParameter("name an event, or a moment with --since")
 
-    async def work(worker: Worker) -> dict[str, object]:
+    async def work(worker: Worker) -> dict[str, Any]:
         if since is not None:
-            new = await worker.reconciler.replay_since(since.replace(tzinfo=UTC))
+            found = await worker.reconciler.replay_since(since.replace(tzinfo=UTC), dry_run=dry_run)
         else:
             assert event_id is not None
-            new = await worker.reconciler.replay(event_id)
-        return {"events": new, "applied": await worker.drain()}
+            found = await worker.reconciler.replay(event_id, dry_run=dry_run)
+        return {"events": found, "applied": 0 if dry_run else await worker.drain(), "dry_run": dry_run}
 
     done = _with_worker(work)
-    print(json.dumps(done, indent=1) if as_json else f"{done['events']} events, {done['applied']} steps")
+    would = " would be applied again" if dry_run else f", {done['applied']} steps"
+    print(json.dumps(done, indent=1) if as_json else f"{done['events']} events{would}")
     raise typer.Exit(0 if done["events"] or since is not None else 1)
 
 
-def _with_worker(work: Callable[[Worker], Awaitable[dict[str, object]]]) -> dict[str, object]:
+@app.command("events")
+def events(
+    status: Annotated[InboxStatus | None, typer.Option(help="Only what became of them so.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX)] = 100,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the inbox, newest first: what Stripe told, and what became of it."""
+    with opened() as runtime:
+        page = event_list(runtime, status, limit, cursor).model_dump(mode="json")
+    if as_json:
+        print(json.dumps(page, indent=1))
+        return
+    show(page["events"], EVENT_COLUMNS, as_json=False, empty="No events.")
+    if page["has_more"]:
+        say(f"{len(page['events'])} of {page['total']}: --cursor {page['next_cursor']} shows the next.")
+
+
+def _with_worker(work: Callable[[Worker], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     """Run some work of the worker's on the store, whether a gateway runs or not."""
     settings = _settings()
     runtime = Runtime(settings)
 
-    async def whole() -> dict[str, object]:
+    async def whole() -> dict[str, Any]:
         account = runtime.stripe
         assert account is not None
         try:
@@ -152,9 +194,6 @@ def _with_worker(work: Callable[[Worker], Awaitable[dict[str, object]]]) -> dict
 
     try:
         return asyncio.run(whole())
-    except BillingError as error:
-        say(f"Could not finish: {error.detail}")
-        raise typer.Exit(COULD_NOT_RUN) from error
     finally:
         runtime.close()
 
@@ -185,8 +224,7 @@ class _Secrets:
 def _settings() -> Settings:
     settings = load_settings()
     if settings.stripe_secret_key is None:
-        say("STRIPE_SECRET_KEY is not set: there is no Stripe account to work on")
-        raise typer.Exit(COULD_NOT_RUN)
+        raise BadSettings("STRIPE_SECRET_KEY is not set: there is no Stripe account to work on")
     return settings
 
 
@@ -199,12 +237,11 @@ def _run(calls: Calls, work: Coroutine[None, None, T], report: Report) -> T:
 
     try:
         return asyncio.run(whole())
-    except (BillingError, OSError) as error:
+    except (BillingError, OSError):
         # An endpoint's secret that could not be kept is shown by Stripe's dashboard.
-        say(f"Could not finish: {error.detail if isinstance(error, BillingError) else error}")
         for change in report.changes:
-            say(f"  done before: {change.action} {change.kind} {change.name}")
-        raise typer.Exit(COULD_NOT_RUN) from error
+            say(f"Done before: {change.action} {change.kind} {change.name}")
+        raise
 
 
 def _show(report: Report, *, as_json: bool, dry_run: bool) -> None:
@@ -258,15 +295,3 @@ def _plan(text: str) -> str:
     if text not in SOLD:
         raise typer.BadParameter(f"must be one of {', '.join(SOLD)}", param_hint="--yearly")
     return text
-
-
-def _decimal(text: str | None) -> Decimal | None:
-    if text is None:
-        return None
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal(0)
-    if not (amount.is_finite() and 0 < amount <= AMOUNT_MAX and amount == round(amount, 12)):
-        raise typer.BadParameter("must be a price in cents with at most 12 decimals", param_hint="--tokens")
-    return amount

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from openclaw_billing.clock import Clock, ticks_of, unix_seconds_of
 from openclaw_billing.contracts import Limiter, LocalLimiter
+from openclaw_billing.limits.believed import Believed
 from openclaw_billing.limits.failures import Failures
 from openclaw_billing.limits.rates import Rates
 from openclaw_billing.limits.redis import RedisLimiter
@@ -21,6 +22,7 @@ class Limits:
     local: LocalLimiter
     clients: Limiter | None
     failures: Failures
+    believed: Believed
     rates: Rates
     unix_seconds: Callable[[], float]
 
@@ -58,10 +60,12 @@ def make_limits(settings: Settings, clock: Clock) -> Limits:
     failures = Failures(
         local, ticks, per_address=settings.failures_per_address, overall=settings.failures_overall
     )
+    believed = Believed(ticks)
     return Limits(
         local,
         clients,
         failures,
-        Rates(settings, ticks),
+        believed,
+        Rates(settings, believed),
         unix_seconds_of(clock),
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from openclaw_billing.errors import StripeRejected
+from openclaw_billing.errors import PortalNotConfigured, StripeRejected
 from openclaw_billing.payments import bodies, translate
 from openclaw_billing.payments.bodies import MANAGED_BY
-from openclaw_billing.payments.calls import Obj
+from openclaw_billing.payments.calls import NoSuchObject, Obj
 from openclaw_billing.payments.reading import WHOLE_SUBSCRIPTION, StripeReader
 from openclaw_billing.stripe_facts import CheckoutWish, Preview, PriceFact, SessionFact, SubscriptionFact
 
@@ -37,30 +37,31 @@ class StripeAccount(StripeReader):
 
     async def open_session(self, wish: CheckoutWish, *, key: str) -> SessionFact:
         """A checkout session with its page."""
-        beside = await self._shelf.tokens_beside(wish.plan_id) if wish.kind == "subscription" else None
-        body = bodies.checkout(wish, beside)
+        body = bodies.checkout(wish)
 
         async def made_before() -> Obj | None:
-            mine = {"customer": wish.customer_id, "status": "open"}
-            async for each in self._calls.pages("checkout.sessions.list", params=mine):
-                if each["metadata"].get("attempt_id") == wish.attempt_id:
-                    return each
-            return None
+            return await self._session_of(wish.customer_id, wish.attempt_id)
 
         made = await self._calls.post("checkout.sessions.create", params=body, key=key, search=made_before)
-        return translate.session_fact(made)
+        return translate.session_fact(made, self._book)
 
-    async def expire_session(self, session_id: str, *, key: str) -> SessionFact:
-        """The session, closed; one that was completed or has lapsed meanwhile stays what it is."""
+    async def expire_session(self, session_id: str, *, key: str) -> SessionFact | None:
+        """The session, closed; one that was completed or has lapsed meanwhile stays what it is.
+
+        None is one that never was.
+        """
 
         async def closed_before() -> Obj | None:
             found = await self._calls.get("checkout.sessions.retrieve", session_id)
             return None if found["status"] == "open" else found
 
-        made = await self._calls.post(
-            "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
-        )
-        return translate.session_fact(made)
+        try:
+            made = await self._calls.post(
+                "checkout.sessions.expire", session_id, params={}, key=key, search=closed_before
+            )
+        except NoSuchObject:
+            return None
+        return translate.session_fact(made, self._book)
 
     async def preview_change(self, fact: SubscriptionFact, price: PriceFact) -> Preview:
         """What a change to this price would cost now; nothing is changed."""
@@ -69,7 +70,7 @@ class StripeAccount(StripeReader):
         invoice = await self._calls.post(
             "invoices.create_preview", params=bodies.preview(fact, price), key=key
         )
-        return translate.preview_fact(invoice, fact, price)
+        return translate.preview_fact(invoice, await self._invoice_fact(invoice), fact, price)
 
     async def change_price(self, fact: SubscriptionFact, price: PriceFact, *, key: str) -> SubscriptionFact:
         """The subscription at the new price if that was paid at once, else with a waiting update.
@@ -82,8 +83,7 @@ class StripeAccount(StripeReader):
         async def changed_before() -> Obj | None:
             found = await self._whole(fact.subscription_id)
             now = await self._subscription_fact(found)
-            done = now.price.price_id == price.price_id or now.pending_update
-            return found if done else None
+            return found if price.terms in (now.price.terms, now.pending_terms) else None
 
         made = await self._calls.post(
             "subscriptions.update", fact.subscription_id, params=body, key=key, search=changed_before
@@ -92,9 +92,21 @@ class StripeAccount(StripeReader):
 
     async def schedule_price(self, fact: SubscriptionFact, price: PriceFact, *, key: str) -> SubscriptionFact:
         """The subscription with a schedule that brings the new price when the period ends."""
+
+        async def planned_before() -> Obj | None:
+            found = await self._whole(fact.subscription_id)
+            planned = (await self._subscription_fact(found)).pending_terms == price.terms
+            return found["schedule"] if planned else None
+
         schedule = await self._schedule_of(fact, key=f"{key}:a")
-        body = bodies.phases(schedule, fact, price)
-        await self._calls.post("subscription_schedules.update", schedule["id"], params=body, key=f"{key}:b")
+        schedule_id, body = schedule["id"], bodies.phases(schedule, fact, price)
+        await self._calls.post(
+            "subscription_schedules.update",
+            schedule_id,
+            params=body,
+            key=f"{key}:b:{schedule_id}",
+            search=planned_before,
+        )
         return await self._subscription_fact(await self._whole(fact.subscription_id))
 
     async def release_schedule(self, schedule_id: str, *, key: str) -> None:
@@ -118,6 +130,11 @@ class StripeAccount(StripeReader):
         key: str,
     ) -> SubscriptionFact:
         """The subscription, set to end with its period or set to go on."""
+
+        async def set_before() -> Obj | None:
+            found = await self._whole(subscription_id)
+            return found if _ends(found) == ending else None
+
         body: Obj = {"cancel_at_period_end": ending, "expand": list(WHOLE_SUBSCRIPTION)}
         if ending:
             said = {"feedback": feedback, "comment": comment}
@@ -125,14 +142,16 @@ class StripeAccount(StripeReader):
                 body["cancellation_details"] = details
         else:
             found = await self._whole(subscription_id)
+            if not _ends(found):
+                return await self._subscription_fact(found)
             if not found["cancel_at_period_end"]:
-                if found["cancel_at"] is None:
-                    return await self._subscription_fact(found)
                 # Set to end at a moment of its own, which is undone in another way.
                 del body["cancel_at_period_end"]
                 body["cancel_at"] = ""
                 key = f"{key}:at"
-        made = await self._calls.post("subscriptions.update", subscription_id, params=body, key=key)
+        made = await self._calls.post(
+            "subscriptions.update", subscription_id, params=body, key=key, search=set_before
+        )
         return await self._subscription_fact(made)
 
     async def cancel_now(self, subscription_id: str, *, prorate: bool) -> SubscriptionFact | None:
@@ -152,15 +171,30 @@ class StripeAccount(StripeReader):
 
     async def resume(self, subscription_id: str, *, key: str) -> SubscriptionFact:
         """The subscription, no longer paused; its periods go on as if it never had been."""
+
+        async def running() -> Obj | None:
+            found = await self._whole(subscription_id)
+            return None if found["status"] == "paused" else found
+
+        async def collecting() -> Obj | None:
+            found = await self._whole(subscription_id)
+            return None if found["pause_collection"] else found
+
         found = await self._whole(subscription_id)
         expand = list(WHOLE_SUBSCRIPTION)
         if found["status"] == "paused":
             body: Obj = {"billing_cycle_anchor": {"type": "unchanged"}, "expand": expand}
-            found = await self._calls.post("subscriptions.resume", subscription_id, params=body, key=key)
+            found = await self._calls.post(
+                "subscriptions.resume", subscription_id, params=body, key=key, search=running
+            )
         elif found["pause_collection"]:
             body = {"pause_collection": "", "expand": expand}
             found = await self._calls.post(
-                "subscriptions.update", subscription_id, params=body, key=f"{key}:collection"
+                "subscriptions.update",
+                subscription_id,
+                params=body,
+                key=f"{key}:collection",
+                search=collecting,
             )
         return await self._subscription_fact(found)
 
@@ -174,11 +208,13 @@ class StripeAccount(StripeReader):
         configuration: str | None = None,
         key: str,
     ) -> str:
-        """The address of the customer's portal, for one thing only if `flow` names it."""
-        body: Obj = {"customer": customer_id, "return_url": return_url}
+        """The address of the customer's portal, for one thing only if `flow` names it.
+
+        Raises:
+            PortalNotConfigured: nobody has set one up.
+        """
         configuration = configuration or await self._configuration()
-        if configuration is not None:
-            body["configuration"] = configuration
+        body: Obj = {"customer": customer_id, "return_url": return_url, "configuration": configuration}
         if flow is not None:
             body["flow_data"] = bodies.portal_flow(flow, subscription_id)
         return str((await self._calls.post("billing_portal.sessions.create", params=body, key=key))["url"])
@@ -202,13 +238,20 @@ class StripeAccount(StripeReader):
             "subscription_schedules.create", params=body, key=key, search=made_before
         )
 
-    async def _configuration(self) -> str | None:
-        """The portal's configuration that `stripe sync` keeps; without one Stripe's default is used."""
+    async def _configuration(self) -> str:
+        """The portal's configuration that `stripe sync` keeps; without one, the dashboard's default."""
         known = self._kept.get("configuration")
         if known is not None:
             return known
-        listed = self._calls.pages("billing_portal.configurations.list", params={"active": True})
-        async for each in listed:
+        default = None
+        async for each in self._calls.pages("billing_portal.configurations.list", params={"active": True}):
             if bodies.is_ours(each):
                 return self._kept.put("configuration", str(each["id"]))
-        return None
+            default = str(each["id"]) if each["is_default"] else default
+        if default is None:
+            raise PortalNotConfigured
+        return default
+
+
+def _ends(sub: Obj) -> bool:
+    return bool(sub["cancel_at_period_end"]) or sub["cancel_at"] is not None

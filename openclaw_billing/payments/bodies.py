@@ -14,15 +14,14 @@ SESSION_ID = "session_id={CHECKOUT_SESSION_ID}"
 Body = dict[str, Any]
 
 
-def checkout(wish: CheckoutWish, tokens: str | None) -> Body:
-    """A session in which one thing is bought: a plan, with the metered price of tokens if there is one, or a pack."""
+def checkout(wish: CheckoutWish) -> Body:
+    """A session in which one thing is bought: a plan, or a pack."""
     metadata = _metadata(wish)
-    row: Body = {"price": wish.price_id, "quantity": wish.quantity}
     body: Body = {
         "ui_mode": "hosted_page",
         "customer": wish.customer_id,
         "client_reference_id": wish.client_id,
-        "line_items": [row],
+        "line_items": [{"price": wish.price_id, "quantity": wish.quantity}],
         "success_url": _with_session_id(wish.success_url),
         "cancel_url": wish.cancel_url,
         "allow_promotion_codes": wish.promotion,
@@ -34,9 +33,6 @@ def checkout(wish: CheckoutWish, tokens: str | None) -> Body:
         if wish.trial_days:
             data["trial_period_days"] = wish.trial_days
         body |= {"mode": "subscription", "subscription_data": data}
-        if tokens is not None:
-            # A metered price takes no quantity: what was used is counted later.
-            body["line_items"].append({"price": tokens})
     else:
         body |= {
             "mode": "payment",

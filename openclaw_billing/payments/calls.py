@@ -30,6 +30,7 @@ from openclaw_billing.errors import (
     StripeUnavailable,
 )
 from openclaw_billing.payments.breaker import Breaker, Gate
+from openclaw_billing.payments.silence import keep_silent
 
 log = logging.getLogger(__name__.partition(".")[0])
 
@@ -66,7 +67,7 @@ class NoSuchObject(StripeRejected):
 
 
 class KeySpent(StripeUnavailable):
-    """Stripe failed once under this Idempotency-Key and will repeat that failure for a day."""
+    """Stripe repeats for a day what it answered under this Idempotency-Key, whatever has come of it since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,7 @@ class Calls:
 
     def __init__(self, line: Line, observer: CallObserver | None = None) -> None:
         self._sdk = _load_sdk()
+        keep_silent(self._sdk, line.base)
         self._line = line
         self._observer = observer
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
@@ -136,13 +138,13 @@ class Calls:
     ) -> Obj:
         """What an SDK call that changes something answers; the same key makes one object, however often asked.
 
-        Where Stripe refuses, or failed under this key and will repeat that for a day, `search` looks whether
-        all is done already. If it finds nothing, a spent key is followed by its successor.
+        Where Stripe refuses, or repeats what it answered under this key before, `search` looks whether all is
+        done. If it finds nothing, a spent key is followed by its successor.
         """
         for number in range(1, KEYS_MAX + 1):
             options = {"idempotency_key": key if number == 1 else f"{key}:{number}"}
             try:
-                return await self._call(endpoint, ids, params, options)
+                return await self._call(endpoint, ids, params, options, may_repeat=search is None)
             except NoSuchObject as error:
                 _log_rejection(endpoint, error)
                 raise
@@ -179,7 +181,15 @@ class Calls:
         if mine is not None:
             await mine.transport.close_async()
 
-    async def _call(self, endpoint: str, ids: tuple[str, ...], params: Params | None, options: Obj) -> Obj:
+    async def _call(
+        self,
+        endpoint: str,
+        ids: tuple[str, ...],
+        params: Params | None,
+        options: Obj,
+        *,
+        may_repeat: bool = True,
+    ) -> Obj:
         left = self._seconds_left()
         if left <= 0:
             raise self._unavailable(endpoint, "no time left")
@@ -204,6 +214,8 @@ class Calls:
             raise
         self._breaker.good()
         self._tell(endpoint, "ok")
+        if not may_repeat and _is_repeated(made.last_response.headers):
+            raise KeySpent
         answer: Obj = made.to_dict(for_json=True)
         return answer
 
@@ -231,7 +243,7 @@ class Calls:
             self._tell(endpoint, "misconfigured")
             log.error("Stripe refuses our key for %s: %s (%s)", endpoint, status, request_id)
             return StripeMisconfigured(retry_after_seconds=self._breaker.wait_seconds())
-        if status is not None and status >= 500 and headers.get("idempotent-replayed") == "true":
+        if status is not None and status >= 500 and _is_repeated(headers):
             self._breaker.good()
             return self._unavailable(endpoint, f"the key was spent on a {status}", kind=KeySpent)
         if status is None or status == 429 or not 400 <= status < 500:
@@ -329,6 +341,10 @@ def _log_rejection(endpoint: str, error: StripeRejected) -> None:
     log.error(
         "Stripe did not take a call of %s, a bug of ours: %s", endpoint, error.facts["stripe_request_id"]
     )
+
+
+def _is_repeated(headers: Mapping[str, str]) -> bool:
+    return headers.get("idempotent-replayed") == "true"
 
 
 def _retry_after(headers: Mapping[str, str]) -> int:

@@ -14,7 +14,7 @@ from openclaw_billing.payments import wanted
 from openclaw_billing.payments.bodies import Body, is_ours
 from openclaw_billing.payments.calls import Calls, Obj
 from openclaw_billing.payments.wanted import WantedPrice, Wishes
-from openclaw_billing.prices import INTERVALS, SOLD, TOKENS_METER, PriceBook
+from openclaw_billing.prices import INTERVALS, SOLD, PriceBook
 
 Keep = Callable[[str, str], None]
 """Told an endpoint's id and its signing secret, which Stripe shows this once."""
@@ -49,7 +49,8 @@ class Catalogue:
         self._book = book
         self._return_url = return_url
         self._dry_run = dry_run
-        # Each run looks first and writes what is missing, so its keys need to live no longer than itself.
+        # Each run looks first and writes what is missing, so its keys need to live no longer than itself;
+        # but what Stripe shows once cannot be looked for, so an endpoint's key outlives the run.
         self._run_id = uuid4().hex
         # Products that a dry run would have made: Stripe refuses to list the prices of one it does not know.
         self._absent: set[str] = set()
@@ -79,9 +80,7 @@ class Catalogue:
         if not await self._product(want):
             return
         if held is None or not want.is_sold_by(held):
-            meter_id = await self._meter() if want.metered else None
-            body = want.body(meter_id)
-            held = await self._write("create", "price", want.key, "prices.create", body=body)
+            held = await self._write("create", "price", want.key, "prices.create", body=want.body())
         elif not held["active"]:
             await self._write(
                 "activate", "price", want.key, "prices.update", held["id"], body={"active": True}
@@ -119,15 +118,6 @@ class Catalogue:
                 "update", "product", want.product_id, "products.update", want.product_id, body=body
             )
         return True
-
-    async def _meter(self) -> str | None:
-        async for each in self._calls.pages("billing.meters.list", params={"status": "active"}):
-            if each["event_name"] == TOKENS_METER:
-                return str(each["id"])
-        made = await self._write(
-            "create", "meter", TOKENS_METER, "billing.meters.create", body=wanted.meter()
-        )
-        return None if made is None else str(made["id"])
 
     async def _portal(self) -> None:
         body = wanted.portal(await self._sold(), self._return_url)
@@ -173,11 +163,20 @@ class Catalogue:
 
     async def _endpoint_at(self, url: str, known: list[Obj], keep: Keep) -> None:
         body = wanted.endpoint(url, self._calls.api_version)
-        current = next((each for each in known if each["api_version"] == body["api_version"]), None)
+        # One whose secret nobody kept is as good as none: what it sends cannot be believed.
+        current = next(
+            (each for each in known if each["api_version"] == body["api_version"] and wanted.is_kept(each)),
+            None,
+        )
         if current is None:
-            made = await self._write("create", "endpoint", url, "webhook_endpoints.create", body=body)
+            key = wanted.endpoint_key(url, body["api_version"], len(known))
+            made = await self._write(
+                "create", "endpoint", url, "webhook_endpoints.create", body=body, key=key
+            )
             if made is not None:
                 keep(made["id"], made["secret"])
+                kept = {"metadata": wanted.KEPT}
+                await self._calls.post("webhook_endpoints.update", made["id"], params=kept, key=f"{key}:kept")
         elif set(current["enabled_events"]) != set(body["enabled_events"]) or current["status"] != "enabled":
             change = {"enabled_events": body["enabled_events"], "disabled": False}
             await self._write(
@@ -196,12 +195,19 @@ class Catalogue:
         return page["data"][0] if page["data"] else None
 
     async def _write(
-        self, action: str, kind: str, name: str, endpoint: str, *ids: str, body: Body
+        self,
+        action: str,
+        kind: str,
+        name: str,
+        endpoint: str,
+        *ids: str,
+        body: Body,
+        key: str | None = None,
     ) -> Obj | None:
         """Do it and note it; a dry run only notes it."""
         made = None
         if not self._dry_run:
-            key = f"sync:{self._run_id}:{len(self.report.changes)}"
+            key = key or f"sync:{self._run_id}:{len(self.report.changes)}"
             made = await self._calls.post(endpoint, *ids, params=body, key=key)
         object_id = ids[0] if ids else None if made is None else str(made["id"])
         self.report.changes.append(Change(action, kind, name, object_id))

@@ -32,7 +32,6 @@ class Checkup:
                 await self._plan(plan_id, interval)
         for credits in self._book.packs:
             await self._pack(credits)
-        await self._tokens()
         await self._portal()
         await self._endpoints(gateway)
         await self._last_event(now)
@@ -85,23 +84,6 @@ class Checkup:
         if price["recurring"] is not None:
             self._finding(f"The price {price_id} for {what} would be charged again and again")
 
-    async def _tokens(self) -> None:
-        price_id = self._book.tokens
-        if price_id is None:
-            return
-        price = await self._calls.find("prices.retrieve", price_id)
-        if price is None:
-            self._finding(f"No price for tokens: {price_id} is unknown to this account")
-            return
-        self._terms(price, "tokens")
-        meter_id = (price["recurring"] or {}).get("meter")
-        if meter_id is None:
-            self._finding(f"The price {price_id} for tokens is not metered")
-            return
-        meter = await self._calls.find("billing.meters.retrieve", meter_id)
-        if meter is None or meter["status"] != "active":
-            self._finding(f"The meter {meter_id} of the price for tokens counts no more")
-
     def _terms(self, price: Obj, what: str) -> None:
         if not price["active"]:
             self._finding(f"The price {price['id']} for {what} is sold no more")
@@ -127,6 +109,10 @@ class Checkup:
                 self._finding(
                     f"The event endpoint {each['id']} speaks {version or 'the account default'}, "
                     f"not {self._calls.api_version}: run `stripe sync`"
+                )
+            if is_ours(each) and not wanted.is_kept(each):
+                self._finding(
+                    f"Nobody kept the signing secret of the event endpoint {each['id']}: run `stripe sync`"
                 )
             lacking = set(EVENT_TYPES) - set(each["enabled_events"])
             if lacking and "*" not in each["enabled_events"]:

@@ -81,8 +81,15 @@ class StripeReader:
         raise UnknownPack
 
     async def session(self, session_id: str) -> SessionFact | None:
-        found = await self._calls.find("checkout.sessions.retrieve", session_id)
-        return None if found is None else translate.session_fact(found)
+        """The session, with what it sells."""
+        lines = {"expand": ["line_items"]}
+        found = await self._calls.find("checkout.sessions.retrieve", session_id, params=lines)
+        return None if found is None else translate.session_fact(found, self._book)
+
+    async def session_of(self, customer_id: str, attempt_id: str) -> str | None:
+        """The session that an attempt has, whatever became of it."""
+        found = await self._session_of(customer_id, attempt_id)
+        return None if found is None else str(found["id"])
 
     async def subscription(self, subscription_id: str) -> SubscriptionFact | None:
         """The subscription as it is now, ended ones too."""
@@ -176,8 +183,8 @@ class StripeReader:
         return None if found is None else translate.dispute_fact(found)
 
     async def open_disputes(self) -> AsyncIterator[DisputeFact]:
-        """Every dispute for which money is away now, newest first."""
-        async for each in self._calls.pages("disputes.list"):
+        """Every dispute for which money is away now, newest first, and who paid."""
+        async for each in self._calls.pages("disputes.list", params={"expand": ["data.payment_intent"]}):
             fact = translate.dispute_fact(each)
             if fact.status is DisputeStatus.OPEN:
                 yield fact
@@ -210,6 +217,12 @@ class StripeReader:
     async def close(self) -> None:
         """Close this event loop's connections."""
         await self._calls.close()
+
+    async def _session_of(self, customer_id: str, attempt_id: str) -> Obj | None:
+        async for each in self._calls.pages("checkout.sessions.list", params={"customer": customer_id}):
+            if each["metadata"].get("attempt_id") == attempt_id:
+                return each
+        return None
 
     async def _subscription_fact(self, sub: Obj) -> SubscriptionFact:
         phase = translate.next_phase(sub)

@@ -92,19 +92,12 @@ class Shelf:
                 by_credits[set_up.credits] = set_up
         return self._packs.put("", tuple(by_credits[credits] for credits in sorted(by_credits)))
 
-    async def tokens_beside(self, plan_id: str | None) -> str | None:
-        """The metered price of tokens that is sold beside a plan: the setting's beside any, else Pro's own."""
-        if self._book.tokens is not None or plan_id != "pro":
-            return self._book.tokens
-        found = await self._by_key(self._book.tokens_key)
-        return None if found is None else found.price_id
-
     async def _by_key(self, key: str) -> PriceFact | None:
         known = self._named.get("") or {}
         if key not in known:
             # What was missing is asked for again: the operator may be setting it up just now.
             keys = [self._book.lookup_key(plan_id, interval) for plan_id in SOLD for interval in INTERVALS]
-            filters = {"lookup_keys": [*keys, self._book.tokens_key], "active": True}
+            filters = {"lookup_keys": keys, "active": True}
             page = await self._calls.get("prices.list", params=filters)
             known = {each["lookup_key"]: price_fact(each, self._book) for each in page["data"]}
             self._named.put("", known)

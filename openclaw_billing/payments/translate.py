@@ -7,6 +7,7 @@ all, is a ValueError that names it: a default would grant or take credits for a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -74,7 +75,7 @@ def subscription_fact(sub: Obj, book: PriceBook, prices: Prices) -> Subscription
     invoice = sub.get("latest_invoice")
     invoice = invoice if isinstance(invoice, Mapping) else {"id": invoice}
     status = _enum(StripeStatus, sub.get("status"))
-    pending_id, pending_at = _pending(sub, book, prices, price)
+    pending, pending_at = _pending(sub, book, prices, price)
     waiting = sub.get("pending_update") or {}
     return SubscriptionFact(
         subscription_id=_needed(sub, "id"),
@@ -91,7 +92,7 @@ def subscription_fact(sub: Obj, book: PriceBook, prices: Prices) -> Subscription
         trial_end=_maybe(sub, "trial_end"),
         collection=_collection(sub),
         pending_update=bool(waiting),
-        pending_plan_id=pending_id,
+        pending=pending,
         pending_at=pending_at,
         pending_expires_at=_maybe(waiting, "expires_at"),
         schedule_id=id_of(sub.get("schedule")),
@@ -154,7 +155,7 @@ def finalized_at(invoice: Obj) -> datetime:
     return made_final or _moment(invoice, "created")
 
 
-def session_fact(session: Obj) -> SessionFact:
+def session_fact(session: Obj, book: PriceBook) -> SessionFact:
     return SessionFact(
         session_id=_needed(session, "id"),
         mode=_needed(session, "mode"),
@@ -170,6 +171,7 @@ def session_fact(session: Obj) -> SessionFact:
         expires_at=_moment(session, "expires_at"),
         subscription_id=id_of(session.get("subscription")),
         payment_intent_id=id_of(session.get("payment_intent")),
+        credits=sum(_credits(each, book) for each in (session.get("line_items") or {}).get("data") or ()),
     )
 
 
@@ -191,9 +193,11 @@ def payment_fact(
 
 
 def dispute_fact(dispute: Obj) -> DisputeFact:
+    intent = dispute.get("payment_intent")
     return DisputeFact(
         dispute_id=_needed(dispute, "id"),
-        payment_intent_id=id_of(dispute.get("payment_intent")),
+        payment_intent_id=id_of(intent),
+        customer_id=id_of(intent.get("customer")) if isinstance(intent, Mapping) else None,
         status=_DISPUTES.get(str(dispute.get("status")), DisputeStatus.UNKNOWN),
         amount=int(dispute["amount"]),
         livemode=_flag(dispute, "livemode"),
@@ -211,19 +215,19 @@ def customer_fact(customer: Obj, livemode: bool) -> CustomerFact:
     )
 
 
-def preview_fact(invoice: Obj, fact: SubscriptionFact, price: PriceFact) -> Preview:
-    """What a change to `price` would cost now, by the invoice that Stripe would make of it."""
+def preview_fact(invoice: Obj, told: InvoiceFact, fact: SubscriptionFact, price: PriceFact) -> Preview:
+    """What a change to `price` would bring, by the invoice that Stripe would make of it, told in our words."""
     total = int(invoice["total"])
-    mine = [each for each in invoice["lines"]["data"] if _price_of(each).get("id") == price.price_id]
-    left = max((_span(each) for each in mine), default=0)
-    # A change that begins a period of its own bills it as a whole; else the rest of the current one counts.
-    whole = any(not _is_proration(each) for each in mine)
-    period = left if whole else int((fact.end - fact.start).total_seconds())
+    # A change that begins a period of its own bills it as a whole; else the current one goes on.
+    begun = [each for each in told.lines if not each.proration and each.plan_id == price.plan_id]
+    after = replace(fact, price=price, pending=None, pending_at=None, latest_invoice_id=told.invoice_id)
+    for each in begun:
+        after = replace(after, start=each.start, end=each.end)
     return Preview(
-        amount_due=total if total < 0 else int(invoice["amount_due"]),
-        currency=_needed(invoice, "currency"),
-        seconds_left=left,
-        seconds_in_period=period,
+        amount_due=total if total < 0 else told.amount_due,
+        currency=told.currency,
+        after=after,
+        invoice=told,
     )
 
 
@@ -240,8 +244,10 @@ def _line(line: Obj, book: PriceBook, prices: Prices) -> InvoiceLine:
     )
 
 
-def _span(line: Obj) -> int:
-    return int(line["period"]["end"]) - int(line["period"]["start"])
+def _credits(item: Obj, book: PriceBook) -> int:
+    """What an item of a session holds of our packs."""
+    price = _price_of(item)
+    return price_fact(price, book).credits * int(item.get("quantity") or 0) if _is_shown(price) else 0
 
 
 def _is_proration(line: Obj) -> bool:
@@ -271,20 +277,20 @@ def _plan_item(sub: Obj, book: PriceBook) -> Obj:
     return _missing("items") if found is None else found
 
 
-def _pending(sub: Obj, book: PriceBook, prices: Prices, now: PriceFact) -> tuple[str | None, datetime | None]:
+def _pending(
+    sub: Obj, book: PriceBook, prices: Prices, now: PriceFact
+) -> tuple[PriceFact | None, datetime | None]:
     waiting = sub.get("pending_update")
     if waiting:
-        plans = [
-            price_fact(_price_of(item), book).plan_id for item in waiting.get("subscription_items") or ()
-        ]
-        return next((plan_id for plan_id in plans if plan_id is not None), None), None
+        shown = [price_fact(_price_of(item), book) for item in waiting.get("subscription_items") or ()]
+        return next((price for price in shown if price.plan_id is not None), None), None
     phase = next_phase(sub)
     if phase is None:
         return None, None
     for price_id in named_prices(phase["items"]):
         coming = prices.get(price_id)
         if coming is not None and coming.plan_id is not None and coming.price_id != now.price_id:
-            return coming.plan_id, _moment(phase, "start_date")
+            return coming, _moment(phase, "start_date")
     return None, None
 
 

@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from openclaw_billing import plans
 from openclaw_billing.payments.bodies import MANAGED_BY, Body
-from openclaw_billing.prices import MONTHLY, PRODUCT_PREFIX, SOLD, TOKENS_METER, YEARLY, PriceBook
+from openclaw_billing.prices import MONTHLY, PRODUCT_PREFIX, SOLD, YEARLY, PriceBook
 from openclaw_billing.stripe_events import EVENT_TYPES
 
 EVENTS_PATH = "/api/billing/webhook"
@@ -59,22 +58,20 @@ REASONS = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedPrice:
-    """A price under its look-up key, of a product with a fixed id. Metered where it names a meter."""
+    """A price under its look-up key, of a product with a fixed id."""
 
     key: str
     product_id: str
     product_name: str
-    amount: Decimal
+    amount: int
     currency: str
     interval: str = ""
-    metered: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def product(self) -> Body:
         return {"id": self.product_id, "name": self.product_name, "metadata": {"managed_by": MANAGED_BY}}
 
-    def body(self, meter_id: str | None) -> Body:
-        whole = self.amount == int(self.amount)
+    def body(self) -> Body:
         body: Body = {
             "currency": self.currency,
             "product": self.product_id,
@@ -82,24 +79,21 @@ class WantedPrice:
             "transfer_lookup_key": True,
             "nickname": self.key,
             "metadata": {**self.labels, "managed_by": MANAGED_BY, "key": self.key},
-            **({"unit_amount": int(self.amount)} if whole else {"unit_amount_decimal": self.amount}),
+            "unit_amount": self.amount,
         }
         if self.interval:
-            metered = {"usage_type": "metered", "meter": meter_id} if self.metered else {}
-            body["recurring"] = {"interval": UNITS[self.interval], **metered}
+            body["recurring"] = {"interval": UNITS[self.interval]}
         return body
 
     def is_sold_by(self, price: Mapping[str, Any]) -> bool:
         """Whether a price of Stripe's is this one. Its amount can never be changed."""
         every = price.get("recurring") or {}
-        amount = price.get("unit_amount_decimal")
         return (
             price["currency"] == self.currency
-            and amount is not None
-            and Decimal(amount) == self.amount
+            and price["unit_amount"] == self.amount
             and every.get("interval") == UNITS.get(self.interval)
             and (every.get("interval_count") or 1) == 1
-            and (every.get("usage_type") == "metered") == self.metered
+            and every.get("usage_type") != "metered"
         )
 
 
@@ -110,7 +104,6 @@ class Wishes:
     yearly: Mapping[str, int] = field(default_factory=dict)
     packs: Mapping[int, int] = field(default_factory=dict)
     """The price of each pack, by the credits in it."""
-    tokens: Decimal | None = None
     gateway: str | None = None
     """The gateway's public address, which Stripe sends its events to."""
 
@@ -125,7 +118,7 @@ def prices(book: PriceBook, wishes: Wishes) -> list[WantedPrice]:
             key=book.lookup_key(plan_id, interval),
             product_id=PRODUCT_PREFIX + plan_id,
             product_name=plans.CATALOGUE[plan_id].name,
-            amount=Decimal(amount),
+            amount=amount,
             currency=book.currency,
             interval=interval,
             labels={"plan": plan_id},
@@ -139,36 +132,14 @@ def prices(book: PriceBook, wishes: Wishes) -> list[WantedPrice]:
             key=book.pack_key(credits),
             product_id=f"{PRODUCT_PREFIX}credits",
             product_name="Credits",
-            amount=Decimal(amount),
+            amount=amount,
             currency=book.currency,
             labels={"credits": str(credits)},
         )
         for credits, amount in wishes.packs.items()
         if credits not in book.packs
     ]
-    if wishes.tokens is not None and book.tokens is None:
-        tokens = WantedPrice(
-            key=book.tokens_key,
-            product_id=f"{PRODUCT_PREFIX}tokens",
-            product_name="Tokens",
-            amount=wishes.tokens,
-            currency=book.currency,
-            interval=MONTHLY,
-            metered=True,
-        )
-        wanted.append(tokens)
     return wanted
-
-
-def meter() -> Body:
-    """A meter that adds up what is reported for each customer."""
-    return {
-        "display_name": "Tokens",
-        "event_name": TOKENS_METER,
-        "default_aggregation": {"formula": "sum"},
-        "customer_mapping": {"event_payload_key": "stripe_customer_id", "type": "by_id"},
-        "value_settings": {"event_payload_key": "value"},
-    }
 
 
 def portal(sold: Iterable[Mapping[str, Any]], return_url: str | None) -> Body:
@@ -216,6 +187,20 @@ def endpoint(gateway: str, api_version: str) -> Body:
         "description": "OpenClaw billing",
         "metadata": {"managed_by": MANAGED_BY},
     }
+
+
+# Noted at the endpoint once its signing secret is kept, since Stripe shows that only in answer to its making.
+KEPT = {"secret": "kept"}
+
+
+def is_kept(endpoint: Mapping[str, Any]) -> bool:
+    """Whether somebody here knows the endpoint's signing secret."""
+    return holds(endpoint.get("metadata"), KEPT)
+
+
+def endpoint_key(url: str, api_version: str, others: int) -> str:
+    """The Idempotency-Key to make it under beside so many others: after a lost reply there is one more."""
+    return f"sync:endpoint:{hashlib.sha256(url.encode()).hexdigest()[:32]}:{api_version}:{others}"
 
 
 def endpoint_url(gateway: str) -> str:

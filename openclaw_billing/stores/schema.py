@@ -83,7 +83,7 @@ def _customer(record: Subscription) -> str | None:
 
 
 def _unfinished(checkout: Checkout) -> str | None:
-    open_states = (CheckoutState.NEW, CheckoutState.OPEN)
+    open_states = (CheckoutState.NEW, CheckoutState.OPEN, CheckoutState.CLOSING)
     return checkout.client_id if checkout.state in open_states else None
 
 

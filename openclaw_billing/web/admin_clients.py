@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as QueryParameter
 from pydantic import Field
 
-from openclaw_billing import accounts, ledger
+from openclaw_billing import accounts, ledger, subscriptions
 from openclaw_billing.audit import Actor
 from openclaw_billing.contracts import Query, Transaction, View
 from openclaw_billing.errors import NotFound
@@ -28,7 +28,7 @@ from openclaw_billing.web.far import look
 from openclaw_billing.web.lists import Dated, Listed, Part, PlanName, Words, answered
 from openclaw_billing.web.models import Email, Input, Label, Line, Name, Output, RateIn, Reason
 from openclaw_billing.web.route import BillingRoute
-from openclaw_billing.web.views import ClientList, ClientView, NewClientView
+from openclaw_billing.web.views import ClientList, ClientView, NewClientView, WholeClientView
 
 ClientStatus = Literal["active", "inactive", "all"]
 # Shorter than any secret: the refusal of an unknown plan names it.
@@ -127,7 +127,7 @@ def _create(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
                 actor=actor,
                 now=now,
             )
-            return {**_shown(tx, client_id, now), "key_id": key.key_id}
+            return {**_shown(runtime, tx, client_id, now), "key_id": key.key_id}
 
         reply = await change(
             runtime, request, response, operation, principal=actor.name, body=body, name="create_client"
@@ -165,14 +165,14 @@ def _read(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         "/api/admin/clients/{client_id}",
         operation_id="getClient",
         summary="One client",
-        response_model=ClientView,
+        response_model=WholeClientView,
         openapi_extra=TAGGED,
     )
     async def get_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
-    ) -> ClientView | Response:
-        """The client as of now."""
-        view = await look(runtime, lambda: _view(runtime.view, client_id, runtime.now()))
+    ) -> WholeClientView | Response:
+        """The client as of now, with how its subscription stands."""
+        view = await look(runtime, lambda: _view(runtime, runtime.view, client_id, runtime.now()))
         return unless_known(request, response, view)
 
 
@@ -190,7 +190,7 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         request: Request,
         response: Response,
         actor: Actor = Depends(admin),
-    ) -> ClientView:
+    ) -> WholeClientView:
         """Name, e-mail, metadata and rate limit; what is left out stays."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
@@ -204,7 +204,7 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
                 actor=actor,
                 now=now,
             )
-            return _shown(tx, client_id, now)
+            return _shown(runtime, tx, client_id, now)
 
         reply = await change(
             runtime,
@@ -214,9 +214,9 @@ def _update(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             principal=actor.name,
             body=body,
             name="update_client",
-            current=partial(_current, client_id),
+            current=partial(_current, runtime, client_id),
         )
-        return tagged(response, ClientView.model_validate(reply.body))
+        return tagged(response, WholeClientView.model_validate(reply.body))
 
 
 def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -256,7 +256,7 @@ def _credit(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             principal=actor.name,
             body=body,
             name="adjust_credits",
-            current=partial(_current, client_id),
+            current=partial(_current, runtime, client_id),
             spent_id=spent_id,
         )
         return CreditsView.model_validate(reply.body)
@@ -272,12 +272,12 @@ def _plan(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     )
     async def change_plan(
         client_id: str, body: PlanChange, request: Request, response: Response, actor: Actor = Depends(admin)
-    ) -> ClientView:
+    ) -> WholeClientView:
         """At once; what was used in this cycle stays used."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             accounts.set_plan(tx, client_id, body.plan, actor=actor, now=now)
-            return _shown(tx, client_id, now)
+            return _shown(runtime, tx, client_id, now)
 
         reply = await change(
             runtime,
@@ -287,9 +287,9 @@ def _plan(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             principal=actor.name,
             body=body,
             name="change_plan",
-            current=partial(_current, client_id),
+            current=partial(_current, runtime, client_id),
         )
-        return tagged(response, ClientView.model_validate(reply.body))
+        return tagged(response, WholeClientView.model_validate(reply.body))
 
 
 def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -319,7 +319,7 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             operation,
             principal=actor.name,
             name="deactivate_client",
-            current=partial(_current, client_id),
+            current=partial(_current, runtime, client_id),
         )
         return DeactivationView.model_validate(reply.body)
 
@@ -331,12 +331,12 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
     )
     async def reactivate_client(
         client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
-    ) -> ClientView:
+    ) -> WholeClientView:
         """The client's keys work again, but for those revoked or expired."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
             accounts.reactivate(tx, client_id, actor=actor, now=now)
-            return _shown(tx, client_id, now)
+            return _shown(runtime, tx, client_id, now)
 
         reply = await change(
             runtime,
@@ -345,9 +345,9 @@ def _switch(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
             operation,
             principal=actor.name,
             name="reactivate_client",
-            current=partial(_current, client_id),
+            current=partial(_current, runtime, client_id),
         )
-        return tagged(response, ClientView.model_validate(reply.body))
+        return tagged(response, WholeClientView.model_validate(reply.body))
 
 
 def _listed(runtime: Runtime, filters: ClientFilters) -> Listed[ClientView]:
@@ -382,18 +382,19 @@ def _listed(runtime: Runtime, filters: ClientFilters) -> Listed[ClientView]:
     return Listed("clients", ClientView, page, walk)
 
 
-def _view(rows: View | Transaction, client_id: str, now: datetime) -> ClientView:
+def _view(runtime: Runtime, rows: View | Transaction, client_id: str, now: datetime) -> WholeClientView:
     client, account = rows.clients.get(client_id), rows.accounts.get(client_id)
     if client is None:
         raise NotFound("Client")
     assert account is not None
-    return ClientView.of(client, standing_of(rows, account, now))
+    known = subscriptions.find(rows, client_id, runtime.settings.billing_mode)
+    return WholeClientView.whole(client, standing_of(rows, account, now), known, now)
 
 
-def _current(client_id: str, tx: Transaction, now: datetime) -> ClientView:
-    return _view(tx, client_id, now)
+def _current(runtime: Runtime, client_id: str, tx: Transaction, now: datetime) -> WholeClientView:
+    return _view(runtime, tx, client_id, now)
 
 
-def _shown(tx: Transaction, client_id: str, now: datetime) -> dict[str, object]:
+def _shown(runtime: Runtime, tx: Transaction, client_id: str, now: datetime) -> dict[str, object]:
     ledger.touch(tx, client_id, now)
-    return _view(tx, client_id, now).model_dump(mode="json")
+    return _view(runtime, tx, client_id, now).model_dump(mode="json")

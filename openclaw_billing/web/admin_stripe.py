@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -19,13 +20,13 @@ from openclaw_billing.usage import standing
 from openclaw_billing.web.auth import AdminToken
 from openclaw_billing.web.cursors import decode_after, encode_after
 from openclaw_billing.web.described import refusals
-from openclaw_billing.web.endpoint import change
+from openclaw_billing.web.endpoint import asked_of, change, walk
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import Filters
 from openclaw_billing.web.models import Input, Moment, Output
 from openclaw_billing.web.route import BillingRoute
-from openclaw_billing.web.subscription import paying
-from openclaw_billing.web.views import billing_state
+from openclaw_billing.web.standing import billing_state
+from openclaw_billing.web.subscription import changing
 
 
 class StripeEventView(Output):
@@ -44,6 +45,8 @@ class StripeEventView(Output):
     payment_intent_id: str | None
     facts: dict[str, str]
     attempts: int
+    parkings: int
+    stumbles: int
     next_at: Moment | None
     reason: str
 
@@ -88,6 +91,7 @@ class SubscriptionView(Output):
     customer_id: str | None
     subscription_id: str | None
     status: str | None
+    pause_reason: str | None
     plan: str | None
     interval: str
     period_start: Moment | None
@@ -120,34 +124,14 @@ def _inbox(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         filters: Annotated[EventFilters, QueryParameter()], actor: Actor = Depends(admin)
     ) -> StripeEventList:
         """Every Stripe event of the last weeks, newest first."""
-        equals = {} if filters.status is None else {"status": filters.status.value}
-        asked = Query(equals=equals, limit=filters.page_length)
-        query = decode_after(filters.cursor, "stripe_events", asked)
-        page = await runtime.read(lambda: runtime.view.stripe_events.page(query))
-        last = page.rows[-1] if page.has_more else None
-        return StripeEventList(
-            events=[StripeEventView.of(event) for event in page.rows],
-            total=page.total,
-            next_cursor=None
-            if last is None
-            else encode_after(last.created_at, last.event_id, "stripe_events", query),
-            has_more=page.has_more,
+        return await runtime.read(
+            lambda: event_list(runtime, filters.status, filters.page_length, filters.cursor)
         )
 
     @router.get("/api/admin/stripe", operation_id="getStripeStatus", summary="How billing goes")
     async def get_stripe_status(actor: Actor = Depends(admin)) -> StripeStatus:
         """The mode, and how far the inbox is behind."""
-        mode, now = runtime.settings.billing_mode, runtime.now()
-        state = await runtime.read(lambda: inbox.backlog(runtime.view, mode))
-        return StripeStatus(
-            billing_mode=mode,
-            waiting=state.waiting,
-            parked=state.parked,
-            lag_seconds=None if state.oldest is None else (now - state.oldest).total_seconds(),
-            last_event_seconds=None
-            if state.newest_event is None
-            else (now - state.newest_event).total_seconds(),
-        )
+        return await stripe_status(runtime)
 
 
 def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
@@ -163,7 +147,7 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         """What it did before is not done twice: credits are moved by the fact, not by the event."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-            return _shown(inbox.replay(tx, event_id, actor=actor, now=now))
+            return _shown(inbox.replay(tx, event_id, runtime.settings.billing_mode, actor=actor, now=now))
 
         reply = await change(runtime, request, response, operation, principal=actor.name, name="replay_event")
         runtime.wake_worker()
@@ -181,7 +165,8 @@ def _mending(router: APIRouter, runtime: Runtime, admin: AdminToken) -> None:
         """The customer is the client's from now on, and the event is applied."""
 
         def operation(tx: Transaction, now: datetime) -> dict[str, object]:
-            return _shown(inbox.attach(tx, event_id, body.client_id, actor=actor, now=now))
+            mode = runtime.settings.billing_mode
+            return _shown(inbox.attach(tx, event_id, body.client_id, mode, actor=actor, now=now))
 
         reply = await change(
             runtime, request, response, operation, principal=actor.name, body=body, name="attach_event"
@@ -206,14 +191,53 @@ def _subscription(router: APIRouter, runtime: Runtime, admin: AdminToken) -> Non
         summary="End a subscription at once",
         responses=refusals(409, 502),
     )
-    async def cancel_subscription_now(client_id: str, actor: Actor = Depends(admin)) -> SubscriptionView:
+    async def cancel_subscription_now(
+        client_id: str, request: Request, response: Response, actor: Actor = Depends(admin)
+    ) -> SubscriptionView:
         """No money is given back; the client is on the free plan afterwards."""
-        client = runtime.view.clients.get(client_id)
-        if client is None:
-            raise NotFound("Client")
-        await paying(runtime).cancel_now(client)
-        await runtime.write(_note_cancelled, actor, client_id)
-        return _view(runtime, client_id)
+        asked = asked_of(request, actor.name, None)
+        return await walk(
+            runtime, response, asked, partial(_cancelled, runtime, client_id, actor), SubscriptionView
+        )
+
+
+async def _cancelled(runtime: Runtime, client_id: str, actor: Actor) -> SubscriptionView:
+    client = runtime.view.clients.get(client_id)
+    if client is None:
+        raise NotFound("Client")
+    await changing(runtime).cancel_now(client)
+    await runtime.write(_note_cancelled, actor, client_id)
+    return _view(runtime, client_id)
+
+
+def event_list(
+    runtime: Runtime, status: InboxStatus | None, limit: int, cursor: str | None
+) -> StripeEventList:
+    """A page of the inbox, newest first."""
+    equals = {} if status is None else {"status": status.value}
+    query = decode_after(cursor, "stripe_events", Query(equals=equals, limit=limit))
+    page = runtime.view.stripe_events.page(query)
+    last = page.rows[-1] if page.has_more else None
+    place = None if last is None else encode_after(last.created_at, last.event_id, "stripe_events", query)
+    return StripeEventList(
+        events=[StripeEventView.of(event) for event in page.rows],
+        total=page.total,
+        next_cursor=place,
+        has_more=page.has_more,
+    )
+
+
+async def stripe_status(runtime: Runtime) -> StripeStatus:
+    mode, now = runtime.settings.billing_mode, runtime.now()
+    state = await runtime.read(lambda: inbox.backlog(runtime.view, mode))
+    newest = state.newest_event
+    return StripeStatus(
+        billing_mode=mode,
+        waiting=state.waiting,
+        parked=state.parked,
+        lag_seconds=None if state.oldest is None else (now - state.oldest).total_seconds(),
+        last_event_seconds=None if newest is None else (now - newest).total_seconds(),
+    )
 
 
 def _note_cancelled(tx: Transaction, actor: Actor, client_id: str, *, now: datetime) -> None:
@@ -229,10 +253,11 @@ def _view(runtime: Runtime, client_id: str) -> SubscriptionView:
     return SubscriptionView(
         client_id=client_id,
         mode=known.mode,
-        billing_state=billing_state(stand, known, now),
+        billing_state=billing_state(stand.limited, known, now),
         customer_id=known.customer_id,
         subscription_id=known.subscription_id,
         status=None if known.status is None else known.status.value,
+        pause_reason=known.pause_kind or None,
         plan=known.plan_id,
         interval=known.interval,
         period_start=known.start,

@@ -20,9 +20,10 @@ from openclaw_billing.records import Client, Key
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.stores.postgres import PostgresStore
 from openclaw_billing.web.far import far_store
-from openclaw_billing.web.limits import ADDRESS_FIELD, RATE_FIELDS, Attempt, ClientGate
+from openclaw_billing.web.limits import ADDRESS_FIELD, CLIENT_FIELDS, Attempt, ClientGate
 from openclaw_billing.web.reasons import Reasons
 from openclaw_billing.web.route import FIELDS, LimitedRequest
+from openclaw_billing.web.standing import StandingField
 
 HEADER_BYTES_MAX = 512
 # FastAPI hands in the response that it will send; who calls a dependency by hand has none.
@@ -72,6 +73,7 @@ class ClientKey(APIKeyHeader):
         )
         self._runtime = runtime
         self._gate = ClientGate(runtime)
+        self._standing = StandingField(runtime)
         self._rehashing: dict[str, asyncio.Future[None]] = {}
 
     async def __call__(self, request: Request, response: Response = _NONE) -> Client:  # type: ignore[override]
@@ -91,10 +93,11 @@ class ClientKey(APIKeyHeader):
         far = far_store(self._runtime)
         client = self._identify(request, view) if far is None else await self._identify_far(request, far)
         if client is not None:
+            request.scope[CLIENT_FIELDS] = [self._standing.of(client, view)]
             await self._gate.admit(request, client, view)
             # Our own routes tell it on every answer, whatever makes it.
             if response is not None and not isinstance(request, LimitedRequest):
-                response.raw_headers.extend(request.scope.get(RATE_FIELDS, ()))
+                response.raw_headers.extend(request.scope[CLIENT_FIELDS])
         return client
 
     def _identify(self, request: Request, view: View) -> Client | None:
@@ -149,10 +152,13 @@ class ClientKey(APIKeyHeader):
             del self._rehashing[key.key_id]
 
     def _found(self, key_text: str) -> tuple[Client, Key] | None:
-        """The client and the key; the client's rate is at hand from then on."""
+        """The client and the key; what its answers say of the client is at hand from then on."""
+        view = self._runtime.view
         found = key_of(self._runtime, key_text)
-        if found is not None and self._runtime.limits.clients is not None:
-            self._runtime.limits.rates.of(found[0], self._runtime.view)
+        if found is not None:
+            self._standing.of(found[0], view)
+            if self._runtime.limits.clients is not None:
+                self._runtime.limits.rates.of(found[0], view)
         return found
 
 

@@ -6,9 +6,10 @@ Without `STRIPE_SECRET_KEY` it is in mock mode: it answers a mock address, opens
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as QueryParameter
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from openclaw_billing.stripe_facts import PriceFact
 from openclaw_billing.stripe_records import Checkout, CheckoutState
 from openclaw_billing.web.auth import ClientKey
 from openclaw_billing.web.described import refusals
+from openclaw_billing.web.endpoint import asked_of, walk
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.models import Amount, Input, Moment, Output
 from openclaw_billing.web.redirects import ADDRESS_LENGTH_MAX, redirect, with_session
@@ -106,25 +108,17 @@ def _create(router: APIRouter, runtime: Runtime) -> None:
         responses=refusals(404, 409, 502),
     )
     async def create_checkout(
+        request: Request,
+        response: Response,
         plan_id: Annotated[str | None, QueryParameter(max_length=40)] = None,
         plan: Annotated[str | None, QueryParameter(max_length=40, description="The same")] = None,
         body: CheckoutRequest | None = None,
         client: Client = Depends(ClientKey(runtime)),
     ) -> CheckoutView:
         """What is wanted is named in the query or in a JSON body; asked again, the open page is answered again."""
-        asked = body or CheckoutRequest()
-        named = [each for each in (plan_id, plan, asked.plan_id, asked.plan) if each is not None]
-        if len(set(named)) > 1:
-            raise BadRequest("Two plans are named", code="two_plans")
-        wanted = None if asked.kind == "topup" else _sold(runtime, named[0] if named else PLAN_DEFAULT)
-        if wanted is None and asked.pack is None:
-            raise Unprocessable("Which pack? GET /api/billing/packs lists them", code="pack_missing")
-        if runtime.stripe is None:
-            return _mock(runtime, wanted, asked)
-        attempt, price = await Paying(runtime, runtime.stripe).checkout(
-            client, _bought(runtime, asked, wanted)
-        )
-        return _view(runtime, attempt, price)
+        wanted = _wanted(runtime, body or CheckoutRequest(), plan_id, plan)
+        asked = asked_of(request, f"client:{client.client_id}", wanted)
+        return await walk(runtime, response, asked, partial(_opened, runtime, client, wanted), CheckoutView)
 
 
 def _read(router: APIRouter, runtime: Runtime) -> None:
@@ -162,7 +156,10 @@ def _packs(router: APIRouter, runtime: Runtime) -> None:
     )
     async def list_packs(response: Response) -> PackList:
         """Public, like the plans. Without Stripe there are none."""
-        found = [] if runtime.stripe is None else await runtime.stripe.packs()
+        found = []
+        if runtime.stripe is not None:
+            with runtime.stripe.budget():
+                found = await runtime.stripe.packs()
         response.headers["Cache-Control"] = "public, max-age=60"
         packs = [
             PackView(
@@ -174,6 +171,26 @@ def _packs(router: APIRouter, runtime: Runtime) -> None:
             for each in sorted(found, key=lambda price: price.credits)
         ]
         return PackList(packs=packs, billing_mode=runtime.settings.billing_mode)
+
+
+def _wanted(
+    runtime: Runtime, body: CheckoutRequest, plan_id: str | None, plan: str | None
+) -> CheckoutRequest:
+    """What is asked for, however it was said: with its plan as `plan_id`, and None there for a pack."""
+    named = [each for each in (plan_id, plan, body.plan_id, body.plan) if each is not None]
+    if len(set(named)) > 1:
+        raise BadRequest("Two plans are named", code="two_plans")
+    sold = None if body.kind == "topup" else _sold(runtime, named[0] if named else PLAN_DEFAULT)
+    if sold is None and body.pack is None:
+        raise Unprocessable("Which pack? GET /api/billing/packs lists them", code="pack_missing")
+    return body.model_copy(update={"plan_id": sold, "plan": None})
+
+
+async def _opened(runtime: Runtime, client: Client, wanted: CheckoutRequest) -> CheckoutView:
+    if runtime.stripe is None:
+        return _mock(runtime, wanted)
+    attempt, price = await Paying(runtime, runtime.stripe).checkout(client, _bought(runtime, wanted))
+    return _view(runtime, attempt, price)
 
 
 def _sold(runtime: Runtime, plan_id: str) -> str:
@@ -189,8 +206,8 @@ def _sold(runtime: Runtime, plan_id: str) -> str:
     return plan_id
 
 
-def _bought(runtime: Runtime, asked: CheckoutRequest, plan_id: str | None) -> Bought:
-    settings = runtime.settings
+def _bought(runtime: Runtime, asked: CheckoutRequest) -> Bought:
+    plan_id, settings = asked.plan_id, runtime.settings
     success = redirect(settings, asked.success_url, settings.checkout_success_url, "success_url")
     return Bought(
         plan_id=plan_id,
@@ -203,8 +220,8 @@ def _bought(runtime: Runtime, asked: CheckoutRequest, plan_id: str | None) -> Bo
     )
 
 
-def _mock(runtime: Runtime, plan_id: str | None, asked: CheckoutRequest) -> CheckoutView:
-    session_id = f"cs_test_{secrets.token_hex(8)}"
+def _mock(runtime: Runtime, asked: CheckoutRequest) -> CheckoutView:
+    plan_id, session_id = asked.plan_id, f"cs_test_{secrets.token_hex(8)}"
     currency = runtime.settings.currency
     cents = 0 if plan_id is None else plans.CATALOGUE[plan_id].price_cents
     return CheckoutView(

@@ -1,12 +1,13 @@
-"""What endpoints share: pages, idempotent changes, and what leaves with them."""
+"""What endpoints share: pages, idempotent changes and walks, and what leaves with them."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -19,6 +20,9 @@ from openclaw_billing.replies import Asked, Reply
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.web.auth import header
 from openclaw_billing.web.etag import condition_of
+from openclaw_billing.web.models import Output
+
+V = TypeVar("V", bound=Output)
 
 IDEMPOTENCY_KEY_MAX = 255
 
@@ -75,6 +79,36 @@ async def change(
     if reply.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return reply
+
+
+async def walk(
+    runtime: Runtime,
+    response: Response,
+    asked: Asked | None,
+    steps: Callable[[], Awaitable[V]],
+    view: type[V],
+) -> V:
+    """What the steps answer, which ask Stripe in between: once under the Idempotency-Key, and again afterwards.
+
+    Raises:
+        IdMismatch: the key was used for another request.
+        InFlight: the same request is being carried out.
+    """
+    if asked is None:
+        return await steps()
+    # Twice what the steps may take; the key of a process that was killed at them is free after that.
+    lease = timedelta(seconds=2 * runtime.settings.stripe_budget_seconds + 2)
+    claimed = await runtime.write(replies.claim, asked, lease)
+    if isinstance(claimed, Reply):
+        response.headers["Idempotent-Replayed"] = "true"
+        return view.model_validate(claimed.body)
+    body = None
+    try:
+        answer = await steps()
+        body = answer.model_dump(mode="json", exclude=set(view.told_once))
+    finally:
+        await runtime.write(replies.settle, claimed, body)
+    return answer
 
 
 def spent_id_of(request: Request, principal: str) -> str:

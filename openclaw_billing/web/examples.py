@@ -115,14 +115,20 @@ _EVENT: dict[str, Any] = {
     "payment_intent_id": None,
     "facts": {},
     "attempts": 1,
+    "parkings": 0,
+    "stumbles": 0,
     "next_at": None,
     "reason": "",
 }
 _STANDING = {
     "billing_state": "none",
+    "pause_reason": None,
     "grace_until": None,
+    "ends_at": None,
     "pending_plan": None,
     "pending_at": None,
+    "dispute_hold": False,
+    "needs_review": False,
 }
 _WHOLE = {"total": 1, "next_cursor": None, "has_more": False}
 
@@ -151,7 +157,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "features": ["24/7 support", "Advanced analytics", "Webhooks", "90-day history"],
         },
         "ClientView": _CLIENT,
-        "NewClientView": {**_CLIENT, "api_key": "oc_live_…", "key_id": _KEY_ID},
+        "WholeClientView": {**_CLIENT, **_STANDING},
+        "NewClientView": {**_CLIENT, **_STANDING, "api_key": "oc_live_…", "key_id": _KEY_ID},
         "ClientList": {"clients": [_CLIENT], **_WHOLE},
         "CreditsView": {
             "client_id": _CLIENT_ID,
@@ -183,9 +190,6 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "rate_limit": _RATE,
             "lots": [{"source": "allowance", "credits": 199, "expires_at": _ENDS}],
             "credits": {"allowance": 199, "promo": 0, "purchased": 0, "owed": 0},
-            "ends_at": None,
-            "dispute_hold": False,
-            "needs_review": False,
         },
         "KeyView": _KEY,
         "NewKeyView": {**_KEY, "api_key": "oc_live_…"},
@@ -267,10 +271,13 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "last_event_seconds": 12.5,
         },
         "SubscriptionView": {
-            **_STANDING,
-            "billing_state": "active",
             "client_id": _CLIENT_ID,
             "mode": "test",
+            "billing_state": "active",
+            "pause_reason": None,
+            "grace_until": None,
+            "pending_plan": None,
+            "pending_at": None,
             "customer_id": _CUSTOMER_ID,
             "subscription_id": _SUBSCRIPTION_ID,
             "status": "active",

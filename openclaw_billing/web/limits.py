@@ -20,8 +20,8 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.values import Proxies
 from openclaw_billing.web.problems import MEDIA_TYPE
 
-RATE_FIELDS = "openclaw.rate"
-"""Where a request's scope keeps the header fields that its answer shall have."""
+CLIENT_FIELDS = "openclaw.client"
+"""Where a request's scope keeps the header fields that the answer to its client shall have."""
 ADDRESS_FIELD = "openclaw.address"
 """Where it keeps where the request came from, once a secret was asked about."""
 LOG_SECONDS = 60.0
@@ -60,7 +60,7 @@ class ClientGate:
         self._runtime = runtime
 
     async def admit(self, request: Request, client: Client, view: View) -> None:
-        """Count the call, and leave in its scope what its answer shall say.
+        """Count the call, and add to what its scope says that its answer shall say.
 
         Raises:
             TooManyRequests: it comes too soon; it was not counted.
@@ -79,7 +79,7 @@ class ClientGate:
         fields = told.fields(verdict, int(limits.unix_seconds()))
         if verdict.refused_by:
             raise _refusal(verdict, fields)
-        request.scope[RATE_FIELDS] = fields
+        request.scope[CLIENT_FIELDS] += fields
 
 
 class Told:

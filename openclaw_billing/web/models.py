@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import partial
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -48,9 +48,10 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """What we answer."""
+    """What we answer. Fields that are `told_once` stand in no stored reply."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra=exemplified)
+    told_once: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod

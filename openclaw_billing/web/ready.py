@@ -11,6 +11,7 @@ from fastapi import Request
 
 from openclaw_billing.errors import BillingError, StartupError
 from openclaw_billing.runtime import Runtime
+from openclaw_billing.web.admin_stripe import stripe_status
 from openclaw_billing.web.auth import AdminToken
 
 FREE_BYTES_MIN = 64 << 20
@@ -25,7 +26,13 @@ class Readiness:
 async def readiness(runtime: Runtime, request: Request) -> Readiness:
     """Asks the store, the disk and the secrets; never a remote service. What it says beyond yes or no is for admins."""
     ready, status, details = await runtime.read(lambda: _readiness(runtime))
-    return Readiness(ready, {"status": status, **(details if _is_admins(runtime, request) else {})})
+    if not _is_admins(runtime, request):
+        return Readiness(ready, {"status": status})
+    if ready:
+        billing = await stripe_status(runtime)
+        inbox = billing.model_dump(exclude={"billing_mode"})
+        details = {**details, "billing_mode": billing.billing_mode, "inbox": inbox}
+    return Readiness(ready, {"status": status, **details})
 
 
 def _is_admins(runtime: Runtime, request: Request) -> bool:

@@ -34,7 +34,7 @@ from openclaw_billing.errors import (
 from openclaw_billing.metrics import REFUSALS, REQUESTS
 from openclaw_billing.web import strict_json
 from openclaw_billing.web.described import INVALID, describe
-from openclaw_billing.web.limits import RATE_FIELDS
+from openclaw_billing.web.limits import CLIENT_FIELDS
 from openclaw_billing.web.problems import internal_error, problem, validation_problem
 
 BODY_BYTES_MAX = 64 * 1024
@@ -246,7 +246,7 @@ def request_id_of(scope: Scope) -> str:
 
 def finish(headers: list[tuple[bytes, bytes]], scope: Scope, request_id: str) -> None:
     """Add what every answer of ours says."""
-    headers.extend(scope.get(RATE_FIELDS, ()))
+    headers.extend(scope.get(CLIENT_FIELDS, ()))
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append(_NO_STORE)
     headers.append(_NO_SNIFF)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as QueryParameter
 from pydantic import Field
 
 from openclaw_billing import plans, subscriptions
+from openclaw_billing.changing import Changed, Changing
 from openclaw_billing.errors import (
     BadRequest,
     Conflict,
@@ -17,14 +19,15 @@ from openclaw_billing.errors import (
     StripeUnavailable,
     UnknownPlan,
 )
-from openclaw_billing.paying import Changed, Paying
+from openclaw_billing.paying import Paying
 from openclaw_billing.records import Client
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.stripe_facts import InvoiceFact
-from openclaw_billing.stripe_records import Invoice
+from openclaw_billing.stripe_records import Invoice, Subscription
 from openclaw_billing.web.auth import ClientKey
 from openclaw_billing.web.checkout import Address, Interval, PlanName
 from openclaw_billing.web.described import refusals
+from openclaw_billing.web.endpoint import asked_of, walk
 from openclaw_billing.web.limits import RATE_LIMITED
 from openclaw_billing.web.lists import QueryFields
 from openclaw_billing.web.models import Amount, Input, Moment, Output
@@ -111,8 +114,12 @@ class PortalRequest(Input):
 
 
 class PortalView(Output):
-    portal_url: str
-    url: str
+    """The address lets in whoever holds it: it is null when the answer is repeated."""
+
+    told_once = frozenset({"portal_url", "url"})
+
+    portal_url: str | None = None
+    url: str | None = None
     mock: bool
 
 
@@ -170,11 +177,11 @@ def subscription_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-def paying(runtime: Runtime) -> Paying:
+def changing(runtime: Runtime) -> Changing:
     """Raises `Conflict` in mock mode, where there is nothing to change."""
     if runtime.stripe is None:
         raise Conflict("Billing is in mock mode: there is no subscription", code="no_subscription")
-    return Paying(runtime, runtime.stripe)
+    return Changing(runtime, runtime.stripe)
 
 
 def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -201,7 +208,7 @@ def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
                     known.customer_id, limit=limit, after=starting_after, status=status
                 )
         except (StripeUnavailable, StripeMisconfigured):
-            return _copies(runtime, client, limit, starting_after, status)
+            return _copies(runtime, known, limit, starting_after, status)
         answer = InvoiceList(
             invoices=[InvoiceView.of(each) for each in page.invoices], has_more=page.has_more, stale=False
         )
@@ -212,9 +219,10 @@ def _invoices(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> Non
 
 
 def _copies(
-    runtime: Runtime, client: Client, limit: int, after: str | None, status: str | None
+    runtime: Runtime, known: Subscription, limit: int, after: str | None, status: str | None
 ) -> InvoiceList:
-    found = runtime.view.invoices.by("client", client.client_id)[::-1]
+    every = runtime.view.invoices.by("client", known.client_id)[::-1]
+    found = [each for each in every if each.mode == known.mode]
     if after is not None:
         ids = [each.invoice_id for each in found]
         if after not in ids:
@@ -234,17 +242,25 @@ def _portal(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
         responses=refusals(409, 502),
     )
     async def open_portal(
-        body: PortalRequest | None = None, client: Client = Depends(client_key)
+        request: Request,
+        response: Response,
+        body: PortalRequest | None = None,
+        client: Client = Depends(client_key),
     ) -> PortalView:
         """Cards, invoices and the subscription, on Stripe's own pages."""
-        asked = body or PortalRequest()
-        if runtime.stripe is None:
-            url = MOCK_PORTAL + client.client_id
-            return PortalView(portal_url=url, url=url, mock=True)
-        settings = runtime.settings
-        back = redirect(settings, asked.return_url, settings.portal_return_url, "return_url")
-        url = await paying(runtime).portal(client, return_url=back, flow=asked.flow)
-        return PortalView(portal_url=url, url=url, mock=False)
+        wanted = body or PortalRequest()
+        asked = asked_of(request, f"client:{client.client_id}", wanted)
+        return await walk(runtime, response, asked, partial(_opened, runtime, client, wanted), PortalView)
+
+
+async def _opened(runtime: Runtime, client: Client, wanted: PortalRequest) -> PortalView:
+    if runtime.stripe is None:
+        url = MOCK_PORTAL + client.client_id
+        return PortalView(portal_url=url, url=url, mock=True)
+    settings = runtime.settings
+    back = redirect(settings, wanted.return_url, settings.portal_return_url, "return_url")
+    url = await Paying(runtime, runtime.stripe).portal(client, return_url=back, flow=wanted.flow)
+    return PortalView(portal_url=url, url=url, mock=False)
 
 
 def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None:
@@ -254,18 +270,12 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
         summary="Change your plan",
         responses=refusals(402, 409, 502),
     )
-    async def change_own_plan(body: PlanRequest, client: Client = Depends(client_key)) -> PlanChangeView:
+    async def change_own_plan(
+        body: PlanRequest, request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> PlanChangeView:
         """Up at once when it is paid; down when the period ends; choosing the current plan undoes that."""
-        if body.plan_id not in plans.CATALOGUE:
-            raise UnknownPlan(body.plan_id)
-        if body.plan_id == "enterprise":
-            raise BadRequest("Enterprise is sold by people: contact sales", code="contact_sales")
-        walks = paying(runtime)
-        if body.plan_id == plans.FREE_PLAN_ID:
-            return await _to_free(walks, client, preview=body.preview)
-        if body.preview:
-            return PlanChangeView.of(await walks.preview(client, body.plan_id, body.interval))
-        return PlanChangeView.of(await walks.change_plan(client, body.plan_id, body.interval))
+        asked = asked_of(request, f"client:{client.client_id}", body)
+        return await walk(runtime, response, asked, partial(_changed, runtime, client, body), PlanChangeView)
 
     @router.post(
         "/api/billing/cancel",
@@ -274,12 +284,15 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
         responses=refusals(409, 502),
     )
     async def cancel_subscription(
-        body: CancelRequest | None = None, client: Client = Depends(client_key)
+        request: Request,
+        response: Response,
+        body: CancelRequest | None = None,
+        client: Client = Depends(client_key),
     ) -> EndingView:
         """Everything works until the end of what is paid for. Asking again is the same answer."""
-        asked = body or CancelRequest()
-        fact = await paying(runtime).cancel(client, feedback=asked.feedback, comment=asked.comment)
-        return EndingView(status="ending", ends_at=fact.ends_at)
+        wanted = body or CancelRequest()
+        asked = asked_of(request, f"client:{client.client_id}", wanted)
+        return await walk(runtime, response, asked, partial(_ended, runtime, client, wanted), EndingView)
 
     @router.post(
         "/api/billing/resume",
@@ -287,17 +300,45 @@ def _changes(router: APIRouter, runtime: Runtime, client_key: ClientKey) -> None
         summary="Let it go on",
         responses=refusals(402, 409, 502),
     )
-    async def resume_subscription(client: Client = Depends(client_key)) -> EndingView:
+    async def resume_subscription(
+        request: Request, response: Response, client: Client = Depends(client_key)
+    ) -> EndingView:
         """Undoes a cancellation that has not taken effect, or a pause."""
-        fact = await paying(runtime).resume(client)
-        return EndingView(status=fact.status.value, ends_at=fact.ends_at)
+        asked = asked_of(request, f"client:{client.client_id}", None)
+        return await walk(runtime, response, asked, partial(_resumed, runtime, client), EndingView)
 
 
-async def _to_free(walks: Paying, client: Client, *, preview: bool) -> PlanChangeView:
+async def _changed(runtime: Runtime, client: Client, wanted: PlanRequest) -> PlanChangeView:
+    if wanted.plan_id not in plans.CATALOGUE:
+        raise UnknownPlan(wanted.plan_id)
+    if wanted.plan_id == "enterprise":
+        raise BadRequest("Enterprise is sold by people: contact sales", code="contact_sales")
+    known = subscriptions.find(runtime.view, client.client_id, runtime.settings.billing_mode)
+    if known is None or known.status not in subscriptions.LIVE:
+        raise Conflict("There is no subscription: check out first", code="use_checkout")
+    changes = changing(runtime)
+    if wanted.plan_id == plans.FREE_PLAN_ID:
+        return await _to_free(changes, client, preview=wanted.preview)
+    if wanted.preview:
+        return PlanChangeView.of(await changes.preview(client, wanted.plan_id, wanted.interval))
+    return PlanChangeView.of(await changes.change_plan(client, wanted.plan_id, wanted.interval))
+
+
+async def _ended(runtime: Runtime, client: Client, wanted: CancelRequest) -> EndingView:
+    fact = await changing(runtime).cancel(client, feedback=wanted.feedback, comment=wanted.comment)
+    return EndingView(status="ending", ends_at=fact.ends_at)
+
+
+async def _resumed(runtime: Runtime, client: Client) -> EndingView:
+    fact = await changing(runtime).resume(client)
+    return EndingView(status=fact.status.value, ends_at=fact.ends_at)
+
+
+async def _to_free(changes: Changing, client: Client, *, preview: bool) -> PlanChangeView:
     """The free plan is what is left when the subscription has ended."""
     if preview:
-        return PlanChangeView.of(await walks.preview_end(client))
-    fact = await walks.cancel(client, feedback=None, comment=None)
+        return PlanChangeView.of(await changes.preview_end(client))
+    fact = await changes.cancel(client, feedback=None, comment=None)
     return PlanChangeView.of(
         Changed(
             plan_id=fact.price.plan_id or "",

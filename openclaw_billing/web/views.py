@@ -21,10 +21,10 @@ from openclaw_billing.records import (
     Rate,
     TaskType,
 )
-from openclaw_billing.stripe_facts import StripeStatus
 from openclaw_billing.stripe_records import Subscription
 from openclaw_billing.usage import Standing
 from openclaw_billing.web.models import Dollars, Moment, Output
+from openclaw_billing.web.standing import SubscriptionFields, subscription_fields
 
 
 class PlanView(Output):
@@ -86,7 +86,17 @@ class ClientView(Output):
         return cls(**client_fields(client, stand))
 
 
-class NewClientView(ClientView):
+class WholeClientView(SubscriptionFields, ClientView):
+    """One client, with how its subscription stands."""
+
+    @classmethod
+    def whole(
+        cls, client: Client, stand: Standing, known: Subscription | None, now: datetime
+    ) -> WholeClientView:
+        return cls(**client_fields(client, stand), **subscription_fields(stand, known, now))
+
+
+class NewClientView(WholeClientView):
     """A client just created: the only answer that shows the key text; null when the answer is repeated."""
 
     api_key: str | None
@@ -126,7 +136,7 @@ class CreditsBySource(Output):
         )
 
 
-class UsageView(Output):
+class UsageView(SubscriptionFields):
     """Where the caller stands. `credits_limit` and `credits_remaining` are null where jobs are unlimited.
 
     `credits_withdrawn` were taken from this cycle's allowance, and not for jobs.
@@ -148,13 +158,6 @@ class UsageView(Output):
     rate_limit: RateView | None = None
     lots: list[LotView]
     credits: CreditsBySource
-    billing_state: str
-    grace_until: Moment | None
-    ends_at: Moment | None
-    pending_plan: str | None
-    pending_at: Moment | None
-    dispute_hold: bool
-    needs_review: bool
 
     @classmethod
     def of(
@@ -346,7 +349,7 @@ class JobList(Output):
     has_more: bool
 
 
-def client_fields(client: Client, stand: Standing) -> dict[str, object]:
+def client_fields(client: Client, stand: Standing) -> dict[str, Any]:
     """The fields every view of a client shares."""
     return {
         "client_id": client.client_id,
@@ -365,32 +368,4 @@ def client_fields(client: Client, stand: Standing) -> dict[str, object]:
         "metadata": client.metadata,
         "rate_limit": None if client.rate_limit is None else RateView.of(client.rate_limit),
         "version": client.version,
-    }
-
-
-def billing_state(stand: Standing, known: Subscription | None, now: datetime) -> str:
-    """`none`, `trialing`, `active`, `ending`, `past_due`, `limited` or `paused`."""
-    if known is None or known.subscription_id is None or known.status is None:
-        return "none"
-    if known.status is StripeStatus.PAUSED:
-        return "paused"
-    if stand.limited:
-        return "limited"
-    if known.status is StripeStatus.PAST_DUE:
-        return "past_due"
-    if known.ends_at is not None and now < known.ends_at:
-        return "ending"
-    return {StripeStatus.TRIALING: "trialing", StripeStatus.ACTIVE: "active"}.get(known.status, "none")
-
-
-def subscription_fields(stand: Standing, known: Subscription | None, now: datetime) -> dict[str, Any]:
-    """What a view of a client says of its subscription."""
-    return {
-        "billing_state": billing_state(stand, known, now),
-        "grace_until": stand.grace_until,
-        "ends_at": None if known is None else known.ends_at,
-        "pending_plan": None if known is None else known.pending_plan_id,
-        "pending_at": None if known is None else known.pending_at,
-        "dispute_hold": known is not None and bool(known.disputes),
-        "needs_review": known is not None and bool(known.needs_review),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 from fastapi import APIRouter, Request
 
@@ -14,7 +15,6 @@ from openclaw_billing.stripe_events import Kind, event_fact, wants
 from openclaw_billing.stripe_facts import EventFact
 from openclaw_billing.stripe_records import InboxSource
 from openclaw_billing.web import strict_json
-from openclaw_billing.web.auth import header
 from openclaw_billing.web.described import refusals
 from openclaw_billing.web.models import Output
 from openclaw_billing.web.route import limited_route
@@ -54,15 +54,20 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
                 code="webhook_not_configured",
                 retry_after_seconds=30,
             )
+        begun = time.monotonic()
         try:
-            event = _event(await request.body(), header(request, b"stripe-signature"), signing, runtime)
+            event = _event(
+                await request.body(), request.headers.getlist("stripe-signature"), signing, runtime.now()
+            )
         except BillingError as error:
-            runtime.stripe_observer.event("bad_signature" if error.code == "invalid_signature" else "invalid")
+            outcome = "bad_signature" if error.code == "invalid_signature" else "invalid"
+            runtime.stripe_observer.event("", outcome)
             raise
         reason = _why_ignored(runtime, event)
         outcome = await runtime.write(inbox.record_event, event, source=InboxSource.ENDPOINT, ignored=reason)
-        runtime.stripe_observer.event(outcome)
-        runtime.log.info("Stripe event %s (%s): %s", event.event_id, event.type, outcome)
+        runtime.stripe_observer.event(event.type, outcome)
+        took = 1000 * (time.monotonic() - begun)
+        runtime.log.info("Stripe event %s (%s): %s in %d ms", event.event_id, event.type, outcome, took)
         if outcome == inbox.STORED:
             runtime.wake_worker()
         return Received(status="received", event_id=event.event_id, outcome=outcome, reason=reason or None)
@@ -70,21 +75,18 @@ def webhook_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-def _event(raw: bytes, signature: str | None, signing: list[str], runtime: Runtime) -> EventFact:
+def _event(raw: bytes, signatures: list[str], signing: list[str], now: datetime) -> EventFact:
     """The event in a signed body.
 
     Raises:
-        BadRequest: `invalid_signature`, without saying why, or `invalid_event`.
+        BadRequest: `invalid_signature` or `invalid_event`, without saying why.
     """
-    if not is_signed(raw, signature or "", signing, runtime.now()):
+    if len(signatures) != 1 or not is_signed(raw, signatures[0], signing, now):
         raise BadRequest("The event is not signed by Stripe", code="invalid_signature")
-    body = strict_json.loads(raw)
-    if isinstance(body, dict):
-        try:
-            return event_fact(body)
-        except ValueError:
-            pass
-    raise BadRequest("The body is not a Stripe event", code="invalid_event")
+    try:
+        return event_fact(strict_json.loads(raw))
+    except (BadRequest, ValueError) as error:
+        raise BadRequest("The body is not a Stripe event", code="invalid_event") from error
 
 
 def _why_ignored(runtime: Runtime, event: EventFact) -> str:

@@ -553,7 +553,7 @@ async def test_readiness_warns_of_an_edit_while_running_and_names_no_file(shop: 
             "client": None,
         }
     )
-    assert (await readiness(runtime, admin)).body == {"status": "ready", "warnings": []}
+    assert (await readiness(runtime, admin)).body["warnings"] == []
     shop.clients.write_text('{"mine": {}}')
     store.run(charging("c1", "j1"), "charge")
     store.snapshot()

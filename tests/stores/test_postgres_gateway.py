@@ -366,7 +366,7 @@ def test_readiness_metrics_and_doctor_tell_of_a_database_that_is_away(
     gateway.create_client("a@example.com")
     admin = {"X-Auth-Token": gateway.token}
     told = httpx.get(f"{gateway.base}/ready", headers=admin)
-    assert told.json() == {"status": "ready", "warnings": []}
+    assert (told.json()["status"], told.json()["warnings"]) == ("ready", [])
     assert refusing(gateway) == "0.0"
     assert doctor(gateway) == (0, "All is well.\n")
     with killed(database):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from openclaw_billing.errors import BadRequest, PriceNotConfigured, StripeRejected, UnknownPack
+from openclaw_billing.errors import BadRequest, PriceNotConfigured, UnknownPack
 from openclaw_billing.payments import make_account
 from openclaw_billing.settings import Settings
 from openclaw_billing.stripe_events import EVENT_TYPES
@@ -82,20 +82,6 @@ async def test_a_checkout_may_have_a_trial_and_taxes(fake, account, wish):
     assert sent["customer_update"] == {"address": "auto", "name": "auto"}
 
 
-async def test_tokens_are_sold_beside_a_plan_and_without_a_quantity(fake, make, wish, meter):
-    tokens = fake.add_price(1, interval="month", meter=meter.id)
-    account = make(stripe_price_tokens=tokens)
-    made = await account.open_session(wish, key="co:c1:a1")
-    assert fake.requests[-1].params["line_items"] == [
-        {"price": wish.price_id, "quantity": "1"},
-        {"price": tokens},
-    ]
-    done = fake.complete_checkout(made.session_id)
-    fact = await account.subscription(done["subscription"])
-    assert fact.price.plan_id == "starter"
-    await account.close()
-
-
 @pytest.mark.parametrize(
     ("given", "sent"),
     [
@@ -140,8 +126,7 @@ async def test_a_session_is_closed_and_a_finished_one_stays_finished(fake, accou
     done = await account.expire_session(second.session_id, key="ex:a2")
     assert done.status == "complete"
     assert done.subscription_id is not None
-    with pytest.raises(StripeRejected):
-        await account.expire_session("cs_test_nobody", key="ex:none")
+    assert await account.expire_session("cs_test_nobody", key="ex:none") is None
 
 
 async def test_prices_come_from_the_setting_else_from_the_look_up_key(fake, make, account, starter, pro):

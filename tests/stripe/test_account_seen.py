@@ -8,7 +8,6 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
 
@@ -79,17 +78,12 @@ def test_only_the_adapter_knows_the_sdk():
 
 
 @pytest.mark.anyio
-async def test_every_request_we_can_make_is_one_that_the_sdk_knows(fake, api, account, told, wish, meter):
+async def test_every_request_we_can_make_is_one_that_the_sdk_knows(fake, api, account, told, wish):
     """The fake refuses whatever the SDK's types refuse, so it is enough that every call is made here once."""
-    tokens = fake.add_price(1, interval="month", meter=meter.id)
-    settings = Settings(
-        _env_file=None, stripe_price_tokens=tokens, stripe_price_topups={100: fake.add_price(2_000)}
-    )
+    settings = Settings(_env_file=None, stripe_price_topups={100: fake.add_price(2_000)})
     book, calls = PriceBook.of(settings), account._calls
     for return_url in ("https://a.example", "https://b.example"):
-        wishes = Wishes(
-            gateway="https://a.example", yearly={"pro": 199_000}, packs={50: 4_500}, tokens=Decimal("0.02")
-        )
+        wishes = Wishes(gateway="https://a.example", yearly={"pro": 199_000}, packs={50: 4_500})
         await Catalogue(calls, PriceBook.of(Settings(_env_file=None)), return_url=return_url).sync(
             wishes, lambda endpoint_id, secret: None
         )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 import stripe
 from prometheus_client import REGISTRY
@@ -21,6 +22,7 @@ from openclaw_billing.errors import (
 from openclaw_billing.metrics import StripeMetrics
 from openclaw_billing.payments import make_account
 from openclaw_billing.settings import Settings
+from tests.served import ROOT, clean_environment
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +138,48 @@ async def test_what_a_spent_key_had_done_to_a_subscription_is_found(fake, accoun
     assert len([one for one in fake.all("invoice") if one["billing_reason"] == "subscription_update"]) == 1
 
 
+async def test_a_repeated_answer_is_believed_only_where_it_is_still_true(fake, account, api, bought, pro):
+    """For a day Stripe repeats what it answered under a key, whatever became of it since."""
+    price = await account.price_for("pro", "monthly")
+    planned = await account.schedule_price(bought, price, key="plan:1")
+    again = await account.schedule_price(bought, price, key="plan:1")
+    assert again.schedule_id == planned.schedule_id
+    await account.release_schedule(planned.schedule_id, key="rel:1")
+    anew = await account.schedule_price(bought, price, key="plan:1")
+    assert (anew.pending_plan_id, anew.schedule_id != planned.schedule_id) == ("pro", True)
+    await account.release_schedule(anew.schedule_id, key="rel:2")
+    await account.set_ending(bought.subscription_id, True, key="end:1")
+    await account.set_ending(bought.subscription_id, False, key="on:1")
+    assert (await account.set_ending(bought.subscription_id, True, key="end:1")).ends_at == bought.end
+    assert (await account.set_ending(bought.subscription_id, False, key="on:1")).ends_at is None
+    for _ in range(2):
+        fake.pause(bought.subscription_id)
+        resumed = await account.resume(bought.subscription_id, key="res:1")
+        assert fake.get(bought.subscription_id)["status"] == resumed.status.value == "active"
+    for _ in range(2):
+        api.v1.subscriptions.update(bought.subscription_id, {"pause_collection": {"behavior": "void"}})
+        await account.resume(bought.subscription_id, key="res:2")
+        assert fake.get(bought.subscription_id)["pause_collection"] is None
+
+
+async def test_a_change_that_waited_and_lapsed_is_made_anew_under_its_key(fake, account, bought, pro):
+    price = await account.price_for("pro", "monthly")
+    fake.decline_card(bought.customer_id)
+    assert (await account.change_price(bought, price, key="plan:1")).pending_update
+    fake.advance(hours=23, minutes=30)
+    fake.accept_card(bought.customer_id)
+    assert (await account.change_price(bought, price, key="plan:1")).price.plan_id == "pro"
+
+
+async def test_a_session_that_ended_is_still_the_one_of_its_key(fake, account, wish):
+    opened = await account.open_session(wish, key="co:c1:a1")
+    await account.expire_session(opened.session_id, key="ex:a1")
+    again = await account.open_session(wish, key="co:c1:a1")
+    assert (again.session_id, again.status) == (opened.session_id, "expired")
+    assert await account.session_of(wish.customer_id, "a1") == opened.session_id
+    assert await account.session_of(wish.customer_id, "a2") is None
+
+
 async def test_successors_end(fake, account):
     fake.inject("error", None, method="POST")
     with pytest.raises(StripeUnavailable):
@@ -177,7 +221,9 @@ async def test_a_declined_card_is_told_with_its_reason_and_nothing_else(fake, ma
 
 async def test_a_rejected_request_is_told_by_its_id_and_never_in_stripes_words(fake, account, caplog):
     with caplog.at_level(logging.ERROR), pytest.raises(StripeRejected) as refused:
-        await account.portal("cus_nobody@example", return_url="https://x.example", key="p:1")
+        await account.portal(
+            "cus_nobody@example", return_url="https://x.example", configuration="bpc_1", key="p:1"
+        )
     assert (refused.value.status_code, refused.value.code) == (502, "stripe_rejected")
     request_id = refused.value.facts["stripe_request_id"]
     assert request_id.startswith("req_")
@@ -401,3 +447,37 @@ def test_a_key_without_the_sdk_refuses_to_start_in_one_sentence():
     said = subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True)
     assert "stripe[async]" in said.stdout
     assert "sk_test_a" not in said.stdout
+
+
+async def test_whatever_a_host_logs_no_call_leaves_a_customer_in_it(fake, hasty, wish, caplog, capfd) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "stripe")
+    caplog.set_level(logging.DEBUG, "httpx")
+    await hasty.ensure_customer(*CUSTOMER, key="cus:1")
+    fake.inject("error", method="POST")
+    await hasty.ensure_customer(*CUSTOMER, key="cus:2")
+    await hasty.open_session(wish, key="co:1")
+    await hasty.invoices(wish.customer_id, limit=1)
+    assert len(fake.requests) >= 5
+    told = "\n".join([*(f"{each.name} {each.getMessage()}" for each in caplog.records), *capfd.readouterr()])
+    for canary in ("cus_", "acme", "sk_test", "stripe.invalid", "cs_test"):
+        assert canary not in told
+    logging.getLogger("httpx").info("%s", httpx.URL("https://elsewhere.example/"))
+    assert "elsewhere" in caplog.text
+
+
+def test_the_sdks_own_switch_prints_nothing(fake) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from openclaw_billing.payments import make_account\n"
+        "from openclaw_billing.settings import load_settings\n"
+        "async def ask():\n"
+        "    account = make_account(load_settings())\n"
+        "    await account.account_id()\n"
+        "    await account.close()\n"
+        "asyncio.run(ask())\n"
+    )
+    known = {"STRIPE_LOG": "debug", "STRIPE_SECRET_KEY": fake.key_text, "STRIPE_API_BASE": fake.url}
+    environment = clean_environment(**known, PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout + done.stderr == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import client_auth
+from openclaw_billing import errors
 from openclaw_billing.testing import FakeStripe
 from tests.served import ROOT, served
 from tests.test_guide import block_after, blocks, needs_curl
 
 GUIDE = (ROOT / "CLIENT_AUTH_INTEGRATION.md").read_text()
 CHAPTER = GUIDE[GUIDE.index("## Stripe\n") : GUIDE.index("## Security notes")]
+MEANINGS = CHAPTER[CHAPTER.index("### What each error means") : CHAPTER.index("### Testing your own")]
+HOUSE = ROOT / "openclaw_billing"
 BACK = "https://app.example.com"
 
 
@@ -88,10 +92,38 @@ def test_the_example_for_a_gateways_own_tests_runs(tmp_path: Path) -> None:
         client_auth.runtime.reconfigure()
 
 
+def _codes_in(table: str) -> set[str]:
+    """The codes in the first cells of a table's rows, or in the second where the first is the status alone."""
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
+    return {code for row in rows for code in re.findall(r"`(\w+)`", row[1] if "`" in row[1] else row[2])}
+
+
+def _codes_made_in(path: Path) -> set[str]:
+    """The codes of the refusals that a file makes."""
+    made = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        name = node.func if isinstance(node, ast.Call) else node.exc if isinstance(node, ast.Raise) else None
+        kind = getattr(errors, name.id, None) if isinstance(name, ast.Name) else None
+        if isinstance(kind, type) and issubclass(kind, errors.BillingError):
+            said = [each.value for each in getattr(node, "keywords", ()) if each.arg == "code"]
+            made |= {each.value for each in said if isinstance(each, ast.Constant)} or {kind.code}
+    return made
+
+
 def test_every_code_that_the_chapter_explains_exists() -> None:
-    sources = "\n".join(path.read_text() for path in (ROOT / "openclaw_billing").rglob("*.py"))
-    table = CHAPTER[CHAPTER.index("### What each error means") : CHAPTER.index("### Testing your own")]
-    named = set(re.findall(r"`([a-z]+_[a-z_]+|ending)`", table)) - {"hosted_invoice_url", "stripe_request_id"}
-    assert len(named) > 15
+    sources = "\n".join(path.read_text() for path in HOUSE.rglob("*.py"))
+    named = _codes_in(MEANINGS)
+    assert len(named) > 30
     for code in named:
         assert f'"{code}"' in sources, code
+
+
+def test_every_code_of_the_part_that_deals_with_stripe_is_explained() -> None:
+    deals = re.compile(r"openclaw_billing\.(stripe_facts|stripe_records|stripe_events|payments)\b")
+    paths = [HOUSE / "web" / "redirects.py"]
+    paths += [path for path in HOUSE.rglob("*.py") if deals.search(path.read_text())]
+    made = {code: path for path in paths for code in _codes_made_in(path)}
+    assert {"card_declined", "stripe_rejected", "other_customer", "redirect_missing"} <= made.keys()
+    everywhere = GUIDE[GUIDE.index("### Errors") : GUIDE.index("## Database schema")]
+    explained = _codes_in(MEANINGS) | (_codes_in(everywhere) - {"unknown_plan", "unknown_cursor"})
+    assert made.keys() - explained == set()

@@ -90,7 +90,8 @@ async def test_without_a_key_a_signed_event_is_kept_and_changes_nothing(fake, tm
         assert (answer["outcome"], answer["reason"]) == ("ignored", "mock_mode")
         body = (await acme.post("checkout", plan_id="starter")).json()
         assert (body["mock"], body["billing_mode"]) == (True, "mock")
-        assert (await acme.post("plan", plan_id="pro")).json()["code"] == "no_subscription"
+        assert (await acme.post("plan", plan_id="pro")).json()["code"] == "use_checkout"
+        assert (await acme.post("cancel")).json()["code"] == "no_subscription"
         assert (await acme.get("invoices")).json() == {"invoices": [], "has_more": False, "stale": False}
         assert (await acme.post("portal")).json()["mock"] is True
 

@@ -84,6 +84,5 @@ def test_the_settings_are_asked_first_and_the_keys_carry_the_currency():
     assert BOOK.setting_for("starter", "yearly") is None
     assert BOOK.lookup_key("pro", "monthly") == "pro_monthly_eur"
     assert BOOK.pack_key(100) == "topup_100_eur"
-    assert BOOK.tokens_key == "pro_tokens_eur"
     assert BOOK.plan_of(None, BOOK.lookup_key("pro", "yearly")) == ("pro", "yearly")
     assert BOOK.credits_of(None, BOOK.pack_key(20)) == 20

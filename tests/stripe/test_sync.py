@@ -100,13 +100,11 @@ def test_an_empty_account_is_set_up_and_a_second_time_there_is_nothing_to_do(fak
 
 
 def test_what_was_set_up_is_what_the_account_looks_for(fake, run, make):
-    run("sync", "--gateway", GATEWAY, *PACKS, "--yearly", "pro=199000", "--tokens", "0.02")
+    run("sync", "--gateway", GATEWAY, *PACKS, "--yearly", "pro=199000")
     prices = {each["lookup_key"]: each for each in fake.all("price")}
     assert prices["starter_monthly_usd"]["unit_amount"] == 4_900
     assert prices["pro_yearly_usd"]["recurring"]["interval"] == "year"
-    assert prices["pro_tokens_usd"]["unit_amount_decimal"] == "0.02"
-    (meter,) = fake.all("billing.meter")
-    assert prices["pro_tokens_usd"]["recurring"]["meter"] == meter["id"]
+    assert fake.all("billing.meter") == [], "nothing is sold that is not counted"
     (portal,) = fake.all("billing_portal.configuration")
     updates = portal["features"]["subscription_update"]
     assert updates["schedule_at_period_end"]["conditions"] == [
@@ -118,25 +116,21 @@ def test_what_was_set_up_is_what_the_account_looks_for(fake, run, make):
         "ca_pro": sorted(pro),
         "ca_starter": [prices["starter_monthly_usd"]["id"]],
     }
-    again = run("sync", "--json", "--gateway", GATEWAY, *PACKS, "--yearly", "pro=199000", "--tokens", "0.02")
+    again = run("sync", "--json", "--gateway", GATEWAY, *PACKS, "--yearly", "pro=199000")
     assert again.json["changes"] == []
 
 
 @pytest.mark.anyio
 async def test_the_account_sells_what_was_set_up(fake, run, make, wish):
     # The command makes an event loop of its own, for which another thread is needed here.
-    await asyncio.to_thread(run, "sync", *PACKS, "--tokens", "0.02")
+    await asyncio.to_thread(run, "sync", *PACKS)
     account = make()
     found = await account.price_for("pro", "monthly")
     assert (found.plan_id, found.unit_amount) == ("pro", 19_900)
     assert [each.credits for each in await account.packs()] == [20, 100]
     pro = replace(wish, plan_id="pro", price_id=found.price_id)
     await account.open_session(pro, key="co:c1:a1")
-    tokens = next(each["id"] for each in fake.all("price") if each["lookup_key"] == "pro_tokens_usd")
-    assert fake.requests[-1].params["line_items"] == [
-        {"price": found.price_id, "quantity": "1"},
-        {"price": tokens},
-    ]
+    assert fake.requests[-1].params["line_items"] == [{"price": found.price_id, "quantity": "1"}]
     url = await account.portal(wish.customer_id, return_url=GATEWAY, key="p:1")
     assert url.startswith("https://")
     await account.close()
@@ -230,6 +224,39 @@ def test_another_version_is_a_second_endpoint_and_both_secrets_are_kept(fake, ru
     assert run("sync", "--json").json["changes"] == []
 
 
+def test_an_endpoint_whose_secret_was_lost_with_the_reply_makes_room_for_another(
+    fake, run, data, monkeypatch
+):
+    monkeypatch.setenv("OPENCLAW_STRIPE_RETRIES_MAX", "0")
+    fake.inject("reply_lost", None, method="POST", path="/v1/webhook_endpoints")
+    assert run("sync", "--gateway", GATEWAY).code == 2
+    fake.clear_faults()
+    (lost,) = fake.all("webhook_endpoint")
+    assert not (data / "stripe_webhook_secret").exists()
+    found = run("check", "--gateway", GATEWAY)
+    assert found.code == 1
+    assert f"kept the signing secret of the event endpoint {lost['id']}" in found.err
+    assert run("sync", "--json", "--dry-run", "--gateway", GATEWAY).done[-2:] == [
+        ("create", URL),
+        ("disable", URL),
+    ]
+    assert run("sync", "--json", "--gateway", GATEWAY).done[-2:] == [("create", URL), ("disable", URL)]
+    (live,) = [each for each in fake.all("webhook_endpoint") if each["status"] == "enabled"]
+    assert live["id"] != lost["id"]
+    assert (data / "stripe_webhook_secret").read_text() == f"whsec_{live['id']}\n"
+    sent = _posts(fake)
+    assert run("sync", "--gateway", GATEWAY).code == 0
+    assert run("check", "--gateway", GATEWAY).code == 0
+    assert _posts(fake) == sent
+
+
+def test_an_endpoint_whose_reply_is_late_is_made_once(fake, run, data):
+    fake.inject("reply_lost", 1, method="POST", path="/v1/webhook_endpoints")
+    assert run("sync", "--gateway", GATEWAY).code == 0
+    (live,) = fake.all("webhook_endpoint")
+    assert (data / "stripe_webhook_secret").read_text() == f"whsec_{live['id']}\n"
+
+
 def test_foreign_objects_are_told_of_and_never_touched(fake, run, api):
     api.v1.products.create({"id": "ca_starter", "name": "Somebody's"})
     fake.add_price(100, lookup_key="pro_monthly_usd", interval="month")
@@ -295,9 +322,6 @@ def test_mock_mode_has_nothing_to_set_up(run, monkeypatch):
         ("--pack", "100=1.5"),
         ("--pack", "100=999999999"),
         ("--yearly", "enterprise=100"),
-        ("--tokens", "-1"),
-        ("--tokens", "NaN"),
-        ("--tokens", "a lot"),
     ],
 )
 def test_wrong_wishes_are_refused_before_anything_is_asked(fake, run, wrong):
@@ -305,7 +329,7 @@ def test_wrong_wishes_are_refused_before_anything_is_asked(fake, run, wrong):
     assert fake.requests == []
 
 
-def test_a_check_changes_nothing_and_finds_what_is_wrong(fake, run, api, monkeypatch, meter):
+def test_a_check_changes_nothing_and_finds_what_is_wrong(fake, run, api, monkeypatch):
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "")
     empty = run("check", "--json")
     assert empty.code == 1
@@ -313,8 +337,6 @@ def test_a_check_changes_nothing_and_finds_what_is_wrong(fake, run, api, monkeyp
     euro = fake.add_price(4_900, interval="year", currency="eur")
     once = fake.add_price(19_900)
     weekly = fake.add_price(100, interval="week")
-    metered = fake.add_price(1, interval="month", meter=meter.id)
-    api.v1.billing.meters.deactivate(meter.id)
     api.v1.prices.update(euro, {"active": False})
     api.v1.webhook_endpoints.create(
         {"url": URL, "enabled_events": ["invoice.paid"], "api_version": "2025-03-31.basil"}
@@ -325,7 +347,6 @@ def test_a_check_changes_nothing_and_finds_what_is_wrong(fake, run, api, monkeyp
         "STRIPE_PRICE_PRO_YEARLY": "price_nobody",
         "STRIPE_PRICE_TOPUP_100": weekly,
         "STRIPE_PRICE_TOPUP_200": "price_nobody",
-        "STRIPE_PRICE_TOKENS": metered,
         "STRIPE_WEBHOOK_SECRET": "whsec_fake",
     }.items():
         monkeypatch.setenv(name, value)
@@ -341,7 +362,6 @@ def test_a_check_changes_nothing_and_finds_what_is_wrong(fake, run, api, monkeyp
         "No price for pro yearly: price_nobody",
         f"{weekly} for the pack of 100 credits would be charged again",
         "No price for the pack of 200 credits: price_nobody",
-        f"The meter {meter.id} of the price for tokens counts no more",
         "no configuration of ours",
         "speaks 2025-03-31.basil",
         "is not told of billing.alert.triggered",
@@ -349,16 +369,6 @@ def test_a_check_changes_nothing_and_finds_what_is_wrong(fake, run, api, monkeyp
         assert part in sentences
     assert found.json["facts"]["account"] == "acct_1Fake000000001"
     assert found.json["facts"]["mode"] == "test"
-
-
-@pytest.mark.parametrize(
-    ("price", "sentence"),
-    [({"interval": "month"}, "is not metered"), (None, "No price for tokens: price_nobody")],
-)
-def test_a_price_for_tokens_must_be_metered(fake, run, monkeypatch, price, sentence):
-    price_id = "price_nobody" if price is None else fake.add_price(1, **price)
-    monkeypatch.setenv("STRIPE_PRICE_TOKENS", price_id)
-    assert sentence in run("check").err
 
 
 def test_a_price_that_is_not_the_plans_pages_is_found(fake, run, monkeypatch):

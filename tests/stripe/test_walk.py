@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.stripe.house import ADMIN, Buyer, House
@@ -50,7 +52,8 @@ async def test_a_client_pays_renews_fails_recovers_and_ends(house: House, acme: 
     fake.advance(days=31)
     await house.deliver()
     assert await acme.credits() == ("free", 5, 5)
-    assert (await acme.usage())["billing_state"] == "none"
+    ended = await acme.usage()
+    assert (ended["billing_state"], ended["ends_at"], ended["pending_plan"]) == ("none", None, None)
     assert acme.balance_is_the_ledgers_sum()
     assert {event["status"] for event in await house.inbox()} == {"applied", "ignored"}
 
@@ -131,6 +134,36 @@ async def test_a_downgrade_waits_for_the_period_and_can_be_undone(house: House, 
     house.fake.renew(sub)
     await house.deliver()
     assert await acme.credits() == ("starter", 50, 50)
+
+
+@pytest.mark.parametrize("seen_between", [True, False])
+async def test_a_lower_price_inside_a_cycle_takes_what_is_left_of_it_each_time(
+    house: House, acme: Buyer, api: Any, seen_between: bool
+) -> None:
+    """As from the dashboard, without money: pro, starter from half of it on, pro again, starter near the end."""
+    sub = await acme.subscribe("pro")
+    item = house.fake.get(sub)["items"]["data"][0]["id"]
+    prices = {each["lookup_key"]: each["id"] for each in house.fake.all("price")}
+
+    async def set_to(plan: str, days: int, *, seen: bool = True) -> tuple[str, int, int]:
+        house.fake.advance(days=days)
+        body = {
+            "items": [{"id": item, "price": prices[f"{plan}_monthly_usd"]}],
+            "proration_behavior": "none" if plan == "starter" else "always_invoice",
+        }
+        api.v1.subscriptions.update(sub, body, {"idempotency_key": f"{plan}{house.fake.clock.seconds()}"})
+        if seen:
+            await house.deliver(twice=True)
+        return await acme.credits()
+
+    assert await set_to("starter", 14) == ("starter", 125, 125)
+    again = await set_to("pro", 7, seen=seen_between)
+    near_the_end = await set_to("starter", 4)
+    paid_share, left = 38, 17
+    assert near_the_end == ("starter", 200 + paid_share - left, 200 + paid_share - left)
+    if seen_between:
+        assert again == ("pro", 200 + paid_share, 200 + paid_share)
+    assert acme.balance_is_the_ledgers_sum()
 
 
 async def test_a_refused_card_leaves_the_old_plan_until_it_pays(house: House, acme: Buyer) -> None:
