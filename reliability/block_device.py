@@ -65,8 +65,12 @@ class Disk:
 
     content: mmap.mmap
     events: list[Event] = field(default_factory=list)
-    dead: bool = False
-    """It answers every write and every flush with EIO from now on."""
+    flushes_left: int = -1
+    """After so many it is dead: it answers every write and every flush with EIO. Below 0 it lives for ever."""
+
+    @property
+    def dead(self) -> bool:
+        return self.flushes_left == 0
 
     def write(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
@@ -147,6 +151,7 @@ class Device:
             if disk.dead:
                 return errno.EIO
             disk.events.append(Flush())
+            disk.flushes_left -= disk.flushes_left > 0
             return b""
         return self._about_files(code, node, bytes(asked))
 

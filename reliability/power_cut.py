@@ -1,4 +1,4 @@
-"""Power cuts on real file systems: `unshare --mount python -m reliability.power_cut <file system> <states>`.
+"""Power cuts on real file systems: `unshare --mount python -m reliability.power_cut <file system> <fault> <states>`.
 
 The file system stands on a loop device over a disk of ours that notes every block write and every flush
 (`block_device`). A store is taken over from the seed's form, charged, snapshotted, goes from segment to segment, is
@@ -21,12 +21,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from openclaw_billing.contracts import HistoryQuery
+from openclaw_billing.errors import StorageUnavailable
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import load_settings
 from openclaw_billing.stores import backups, json_store, snapshots
@@ -34,11 +38,12 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_store import JsonStore
 from reliability.block_device import SECTOR, Device, Disk, Event, Flush, Told, Write, looped
-from reliability.figure import Skipped
+from reliability.figure import ROOT, Seen, Skipped
 from tests.stores.charging import charging, opening
 from tests.test_seed_file import seed_client
 
 JOBS = 45
+REFUSED_ENOUGH = 50
 OLD_CLIENTS = range(1, 4)
 
 
@@ -87,6 +92,27 @@ def write(mounted: Path, jobs: int) -> None:
     tell("backed up")
     backups.restore(mounted / "backup", mounted / "restored", Chain(None))
     tell("restored")
+
+
+def outlive(mounted: Path) -> dict[str, int]:
+    """Charge while the disk dies: what was accepted, refused, and read all the same."""
+    told = os.open(mounted.parent / "device" / "told", os.O_WRONLY)
+    store = runtime_on(mounted / "data").open()
+    store.run(opening("c1", 1_000), "open")
+    counted = dict.fromkeys(("accepted", "refused", "read", "slowest_ms"), 0)
+    while counted["refused"] < REFUSED_ENOUGH and counted["accepted"] < 1_000:
+        number, begun = counted["accepted"] + counted["refused"], time.monotonic()
+        try:
+            store.run(charging("c1", f"j{number}"), "charge")
+        except StorageUnavailable:
+            counted["refused"] += 1
+        else:
+            os.write(told, f"j{number}\n".encode())
+            counted["accepted"] += 1
+        counted["slowest_ms"] = max(counted["slowest_ms"], int((time.monotonic() - begun) * 1000))
+        found = store.view.accounts.get("c1")
+        counted["read"] += found is not None and found.available == 1_000 - counted["accepted"]
+    return counted
 
 
 def never_flushing() -> None:
@@ -175,6 +201,10 @@ class User:
             return ""
 
         return apart(do)
+
+    def outlive(self) -> str:
+        """Charge until the disk has died, and some more: how often which answer was given."""
+        return apart(lambda: json.dumps(outlive(self._mounted)))
 
     def unmount(self) -> str:
         run("umount", str(self._mounted))
@@ -278,7 +308,8 @@ def states_of(events: list[Event], count: int, choice: random.Random) -> list[St
     The strictest first: just after each answer, with nothing on the disk but what was flushed.
     """
     answers = [(place + 1, 0.0) for place, event in enumerate(events) if isinstance(event, Told)]
-    moments = [*answers, *((choice.randint(1, len(events)), choice.random()) for _ in range(20 * count))]
+    # The last is the restore, after which nothing else flushes what it forgot.
+    moments = [*reversed(answers), *((choice.randint(1, len(events)), choice.random()) for _ in range(20 * count))]
     found: dict[tuple[int, int, tuple[int, ...]], State] = {}
     for moment, fate in moments:
         if len(found) == count:
@@ -314,12 +345,9 @@ def _torn(write: Write, choice: random.Random) -> tuple[int, bytes]:
 
 def cut(name: str, fault: str, count: int, seed: int = 1) -> list[str]:
     """What is wrong in each of so many crash states."""
-    kind = FILE_SYSTEMS[name]
-    if shutil.which(kind.make[0]) is None:
-        raise Skipped(f"{kind.make[0]} is not installed")
     choice = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="openclaw-power-", dir="/dev/shm") as folder:
-        machine = Machine(Path(folder), kind)
+        machine = Machine(Path(folder), FILE_SYSTEMS[name])
         try:
             machine.ask("mount")
             begun = len(machine.disk.events)
@@ -330,6 +358,25 @@ def cut(name: str, fault: str, count: int, seed: int = 1) -> list[str]:
             machine.disk.take_back(written)
             events = machine.disk.take_back(begun)
             return list(_outcomes(machine, events, states_of(events, count, choice)))
+        finally:
+            machine.close()
+
+
+def outlived(name: str, flushes: int) -> dict[str, Any]:
+    """A disk that dies after so many flushes of a store at work: what its callers saw, and what is left of it."""
+    with tempfile.TemporaryDirectory(prefix="openclaw-power-", dir="/dev/shm") as folder:
+        machine = Machine(Path(folder), FILE_SYSTEMS[name])
+        disk = machine.disk
+        try:
+            machine.ask("mount")
+            disk.flushes_left = flushes
+            said = machine.ask("outlive")
+            events = list(disk.events)
+            disk.flushes_left = -1
+            machine.ask("unmount")
+            disk.take_back(_last_flush(events, len(events)))
+            told = [event.line for event in events if isinstance(event, Told)]
+            return {**json.loads(said), "wrong": machine.ask("look", *told)}
         finally:
             machine.close()
 
@@ -350,6 +397,74 @@ def _outcomes(machine: Machine, events: list[Event], states: list[State]) -> Ite
         disk.take_back(before)
 
 
+# What the bench calls
+
+
+def at_once(*asked: tuple[str, str, int]) -> list[dict[str, Any]]:
+    """What came of each `<file system> <fault> <states>`, two at a time, each in mounts of its own."""
+
+    def apart_from_us(each: tuple[str, str, int]) -> dict[str, Any]:
+        name, fault, count = each
+        command = ["unshare", "--mount", sys.executable, "-m", __name__, name, fault, str(count)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.stderr.startswith("unshare"):
+            raise Skipped(f"no mounts of our own: {done.stderr.strip()}")
+        if done.returncode:
+            raise AssertionError(f"{' '.join(map(str, each))}: {done.stderr[-500:]}")
+        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return told
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(apart_from_us, asked))
+
+
+def power_cuts(states: int = 350, of_controls: int = 20) -> Seen:
+    """So many states of each file system, and its controls: none may lose anything, and each control must."""
+    wanted = {"ext4": states, "ext4-writeback": states // 4, "xfs": states, "btrfs": states}
+    controls = [
+        *((name, fault, of_controls) for name in ("ext4", "xfs", "btrfs") for fault in CONTROLS),
+        ("ext4-nobarrier", "as_it_is", of_controls),
+    ]
+    asked = [*((name, "as_it_is", count) for name, count in wanted.items()), *controls]
+    told = dict(zip(asked, at_once(*asked), strict=True))
+    skipped = tuple(sorted({each["skipped"] for each in told.values() if "skipped" in each}))
+    texts, met = list[str](), True
+    for (name, fault, _), each in told.items():
+        if "skipped" in each:
+            continue
+        wrong = each["wrong"]
+        control = fault != "as_it_is" or name == "ext4-nobarrier"
+        met = met and bool(wrong) == control and each["states"] > 0
+        what = f"{name} {fault.replace('_', ' ')}".removesuffix(" as it is")
+        texts.append(
+            f"{what} {len(wrong)} of {each['states']}{'' if control or not wrong else f' {wrong[:2]}'}"
+        )
+    if not texts:
+        raise Skipped("; ".join(skipped))
+    return Seen(f"states that lost an answer, the controls last: {', '.join(texts)}", met, skipped)
+
+
+def dying_disk(flushes: int = 60) -> Seen:
+    """A disk that dies under a store at work, and then the power goes."""
+    asked = [(name, "dying", flushes) for name in ("ext4", "xfs", "btrfs")]
+    texts, met, skipped = list[str](), True, list[str]()
+    for (name, *_), told in zip(asked, at_once(*asked), strict=True):
+        if "skipped" in told:
+            skipped.append(told["skipped"])
+            continue
+        answers = told["accepted"] + told["refused"]
+        met = met and not told["wrong"] and told["read"] == answers and told["slowest_ms"] <= 1000
+        met = met and told["accepted"] > 0 and told["refused"] > 0
+        texts.append(
+            f"{name} {told['accepted']} accepted, {told['wrong'] or '0 lost'}, then {told['refused']} × 503 "
+            f"in ≤ {told['slowest_ms']} ms"
+        )
+    if not texts:
+        raise Skipped("; ".join(skipped))
+    return Seen(f"a disk that dies under load: {', '.join(texts)}", met, tuple(skipped))
+
+
+CONTROLS = ("never_flushing", "directory_not_flushed")
 FAULTS: dict[str, Callable[[], None]] = {
     each.__name__: each for each in (as_it_is, never_flushing, directory_not_flushed)
 }
@@ -363,11 +478,15 @@ def main() -> int:
     name, fault, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     logging.disable(logging.CRITICAL)
     try:
-        wrong = cut(name, fault, count)
+        if shutil.which(FILE_SYSTEMS[name].make[0]) is None:
+            raise Skipped(f"{FILE_SYSTEMS[name].make[0]} is not installed")
+        if fault == "dying":
+            print(json.dumps(outlived(name, count)))
+        else:
+            wrong = cut(name, fault, count)
+            print(json.dumps({"states": len(wrong), "wrong": [each for each in wrong if each]}))
     except Skipped as reason:
         print(json.dumps({"skipped": str(reason)}))
-        return 0
-    print(json.dumps({"states": len(wrong), "wrong": [each for each in wrong if each]}))
     return 0
 
 
