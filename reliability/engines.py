@@ -62,7 +62,9 @@ def killed_postgres(kills: int = 6) -> Seen:
                 load.wait_for_more(1)
             load.wait_for_more(100)
         lost, doubled, left = _inexact(gateway, client, load)
-        came, not_came = (gateway.said.count(f"A batch in doubt {each} committed") for each in ("was", "was not"))
+        came, not_came = (
+            gateway.said.count(f"A batch in doubt {each} committed") for each in ("was", "was not")
+        )
     strange = {answer.status_code for answer in load.refusals} - {503}
     return Seen(
         f"{kills} kills: {len(load.jobs)} jobs answered, {lost} lost, {doubled} charged without an answer, "

@@ -309,7 +309,10 @@ def states_of(events: list[Event], count: int, choice: random.Random) -> list[St
     """
     answers = [(place + 1, 0.0) for place, event in enumerate(events) if isinstance(event, Told)]
     # The last is the restore, after which nothing else flushes what it forgot.
-    moments = [*reversed(answers), *((choice.randint(1, len(events)), choice.random()) for _ in range(20 * count))]
+    moments = [
+        *reversed(answers),
+        *((choice.randint(1, len(events)), choice.random()) for _ in range(20 * count)),
+    ]
     found: dict[tuple[int, int, tuple[int, ...]], State] = {}
     for moment, fate in moments:
         if len(found) == count:
