@@ -14,13 +14,13 @@ from hypothesis.stateful import run_state_machine_as_test
 from reliability.figure import Seen
 from tests.money.machine import Money
 from tests.money.test_mutants import MUTANTS
+from tests.simulation.__main__ import NIGHT_SEEDS
 from tests.simulation.judge import Violation
 from tests.simulation.mutants import FILES, MONEY, Plant
 from tests.simulation.test_simulation import SEEDS_OF_A_MUTANT_MAX
 from tests.simulation.world import World
 
 MONEY_SECONDS_MAX = 30.0
-NIGHT_SEEDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)

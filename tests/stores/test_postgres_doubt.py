@@ -23,7 +23,9 @@ AWAY_SECONDS = 0.3
 @pytest.fixture
 def wire(postgres_url: str) -> Iterator[tuple[Proxy, str]]:
     if "host=" not in postgres_url or os.environ.get("TEST_DATABASE_URL"):
-        pytest.skip("the wire can be cut to a PostgreSQL of our own only, and TEST_DATABASE_URL names another")
+        pytest.skip(
+            "the wire can be cut to a PostgreSQL of our own only, and TEST_DATABASE_URL names another"
+        )
     with between(postgres_url) as (proxy, url):
         yield proxy, url
 
