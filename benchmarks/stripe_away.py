@@ -3,7 +3,7 @@
     python -m benchmarks.stripe_away --help
 
 The first has a worker with a backlog of signed events to apply, each of which it tries. Rounds take turns, and the
-ratio is of the jobs a second. A ratio of 1 says that nothing on the path of a job waits for Stripe.
+ratios are of the jobs a second and of their p99. A ratio of 1 says that nothing on the path of a job waits for Stripe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -29,56 +31,77 @@ CLIENTS = 100
 SECRET = "whsec_fake"
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Round by round: jobs a second and their p99 in ms, without Stripe and while it hangs."""
+
+    absent: list[tuple[float, float]]
+    hangs: list[tuple[float, float]]
+
+    def ratios(self, which: int) -> list[float]:
+        """Of each round: of the rates (0) or of the p99 (1)."""
+        return [hangs[which] / absent[which] for absent, hangs in zip(self.absent, self.hangs, strict=True)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stripe_away", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args(arguments)
-    rates: dict[str, list[float]] = {"absent": [], "hangs": []}
-    slowest: dict[str, list[float]] = {"absent": [], "hangs": []}
-    with tempfile.TemporaryDirectory(prefix="stripe-away-") as folder:
-        ours, data_dir = Ours(), Path(folder) / "data"
-        data_dir.mkdir()
-        keys = ours.prepare(data_dir, CLIENTS)
-        for number in range(1, options.rounds + 1):
-            for state in rates:
-                rate, p99_ms = _round(ours, data_dir, keys, state, options.seconds, Path(folder) / "log")
-                rates[state].append(rate)
-                slowest[state].append(p99_ms)
-                print(f"round {number} Stripe {state}: {rate:,.0f}/s, p99 {p99_ms:.1f} ms", flush=True)
-    ratios = [hangs / absent for hangs, absent in zip(rates["hangs"], rates["absent"], strict=True)]
-    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
-    p99s = {state: statistics.median(found) for state, found in slowest.items()}
-    print(f"p99 {p99s['absent']:.1f} ms without Stripe, {p99s['hangs']:.1f} ms while it hangs")
+    found = compare(options.rounds, options.seconds, connections=32, say=print)
+    for which, what in enumerate(("jobs a second", "p99")):
+        ratios = found.ratios(which)
+        print(f"{what}: ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
     return 0
 
 
-def _round(
-    ours: Ours, data_dir: Path, keys: list[str], state: str, seconds: float, log: Path
-) -> tuple[float, float]:
-    """Jobs a second and their p99, with events waiting for Stripe."""
-    with FakeStripe() as stripe:
+def compare(rounds: int, seconds: float, *, connections: int, say: Callable[[str], None]) -> Compared:
+    """Let both gateways run, each on a store of its own, and load them in turn."""
+    ours, found = Ours(), Compared([], [])
+    with (
+        tempfile.TemporaryDirectory(prefix="stripe-away-") as folder,
+        FakeStripe() as stripe,
+        ExitStack() as stack,
+    ):
         stripe.inject("hang", times=None)
-        site = Site(data_dir, server.free_port(), 1)
-        environment = {**ours.environment(site), "STRIPE_WEBHOOK_SECRET": SECRET}
-        if state == "hangs":
-            environment |= {"STRIPE_SECRET_KEY": stripe.key_text, "STRIPE_API_BASE": stripe.url}
-        with server.running(ours.command(site), environment, site.port, log, 0) as _:
-            _send_events(stripe, site.port)
-            load = run_load(
-                LoadPlan(
-                    port=site.port,
-                    path=INTAKE_PATH,
-                    body=BODY,
-                    keys=keys,
-                    first=0,
-                    connections=32,
-                    warmup_seconds=0.5,
-                    seconds=seconds,
-                )
-            )
+        plans = {
+            state: stack.enter_context(_gateway(ours, stripe, Path(folder) / state, connections, seconds))
+            for state in ("absent", "hangs")
+        }
+        for number in range(1, rounds + 1):
+            # Who is first has the warmer machine: they take turns in that, too.
+            for state in ("absent", "hangs") if number % 2 else ("hangs", "absent"):
+                load = run_load(plans[state])
+                getattr(found, state).append((load.rate, load.p99_ms))
+                say(f"round {number} Stripe {state}: {load.rate:,.0f}/s, p99 {load.p99_ms:.1f} ms")
         stripe.clear_faults()
-        return load.rate, load.p99_ms
+    return found
+
+
+@contextmanager
+def _gateway(
+    ours: Ours, stripe: FakeStripe, folder: Path, connections: int, seconds: float
+) -> Iterator[LoadPlan]:
+    """A gateway with events waiting for Stripe, and the load for it; it has a key where the folder says so."""
+    data_dir = folder / "data"
+    data_dir.mkdir(parents=True)
+    keys = ours.prepare(data_dir, CLIENTS)
+    site = Site(data_dir, server.free_port(), 1)
+    environment = {**ours.environment(site), "STRIPE_WEBHOOK_SECRET": SECRET}
+    if folder.name == "hangs":
+        environment |= {"STRIPE_SECRET_KEY": stripe.key_text, "STRIPE_API_BASE": stripe.url}
+    with server.running(ours.command(site), environment, site.port, folder / "log", 0):
+        _send_events(stripe, site.port)
+        yield LoadPlan(
+            port=site.port,
+            path=INTAKE_PATH,
+            body=BODY,
+            keys=keys,
+            first=0,
+            connections=connections,
+            warmup_seconds=0.3,
+            seconds=seconds,
+        )
 
 
 def _send_events(stripe: FakeStripe, port: int) -> None:

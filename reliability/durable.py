@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
 import random
 import re
@@ -16,8 +16,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,10 @@ from openclaw_billing.contracts import HistoryQuery, Transaction
 from openclaw_billing.errors import CorruptStore, StorageUnavailable
 from openclaw_billing.records import EntryKind
 from openclaw_billing.stores import backups
-from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_store import JsonStore
 from reliability.figure import ROOT, Seen, Skipped
-from tests.stores.charging import MOMENT, account, charging, client, entry, opening
+from tests.stores.charging import MOMENT, account, audit, charging, client, entry, opening
 
 
 @contextlib.contextmanager
@@ -39,39 +38,22 @@ def place() -> Iterator[Path]:
         yield Path(name) / "data"
 
 
-def simulated(seeds: int) -> Seen:
-    """Seeds of the simulation, on every core."""
+def simulated(seeds: int) -> tuple[int, Seen]:
+    """Seeds of the simulation, on every core: how many power cuts were in them, and what was seen."""
     command = [sys.executable, "-m", "tests.simulation", "--seeds", str(seeds)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
-    last = done.stdout.decode().splitlines()[-1]
-    cuts, rate = re.search(r"'power cuts': (\d+)", last), re.search(r"\((\d+) a minute\)", last)
-    kills = re.search(r"'killed': (\d+)", last)
-    assert cuts is not None
-    assert rate is not None
-    assert kills is not None
-    wrong = re.search(r"(\d+) wrong", last)
-    for line in done.stdout.decode().splitlines()[:-1]:
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    *said, last = done.stdout.splitlines()
+    wrong = [line for line in said if line.startswith("seed ")]
+    for line in wrong:
         print(line, flush=True)
-    return Seen(
-        f"simulated: {cuts[1]} power cuts and {kills[1]} kills in {seeds} histories, "
-        f"{wrong[1] if wrong else '?'} wrong; {rate[1]} seeds a minute",
-        done.returncode == 0,
-    )
-
-
-def power_cut_on_ext4(states: int = 120) -> Seen:
-    """States of a real file system on a loop device, each taken while the store was writing, and mounted."""
-    command = ["unshare", "--mount", sys.executable, "-m", "reliability.power_cut", str(states)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    if done.returncode:
-        raise Skipped(
-            f"no loop device to cut power on: {done.stderr.decode().strip().splitlines()[-1][:120]}"
-        )
-    told = json.loads(done.stdout.decode().splitlines()[-1])
-    return Seen(
-        f"ext4 on a loop device: {told['lost']} of {told['states']} states lost an answer; without its flush "
-        f"{told['control_lost']} of {told['control_states']} did",
-        told["lost"] == 0 and told["control_lost"] > 0,
+    counted = {name: int(count) for name, count in re.findall(r"'([^']+)': (\d+)", last)}
+    rate = re.search(r"\((\d+) a minute\)", last)
+    assert rate is not None
+    cuts = counted["power cuts"]
+    return cuts, Seen(
+        f"{seeds} histories with {cuts} power cuts, {counted['killed']} kills and {counted['answered']} answers, "
+        f"{len(wrong)} wrong, {rate[1]} histories a minute",
+        done.returncode == 0 and not wrong,
     )
 
 
@@ -183,12 +165,38 @@ CRASH_CALLS = (
     "openat",
     "ftruncate",
 )
+CRASHES_MAX = 400
+"""More calls of one kind than the whole work makes: it does not go on for ever."""
+
+
+def check_strace(call: str = "fsync") -> None:
+    """Whether calls can be injected here.
+
+    Raises:
+        Skipped
+    """
+    if shutil.which("strace") is None:
+        raise Skipped("strace is not installed")
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:signal=SIGKILL",
+    ]
+    probe = [sys.executable, "-c", "import os; os.fsync(os.open('/tmp', os.O_RDONLY))"]
+    done = subprocess.run([*command, *probe], stderr=subprocess.PIPE, check=False)
+    if done.returncode != -signal.SIGKILL:
+        raise Skipped(f"strace may not trace here ({done.stderr.decode().strip()[-100:] or done.returncode})")
 
 
 def crash_points(jobs: int = 15) -> Seen:
     """SIGKILL at the entry of the k-th call of each kind, for every k there is; the store is loaded each time."""
-    if shutil.which("strace") is None:
-        raise Skipped("strace is not installed")
+    check_strace()
     with place() as path:
         store = JsonStore(path)
         store.open()
@@ -208,6 +216,8 @@ def _crashes(saved: Path, jobs: int, call: str) -> list[str]:
     outcomes: list[str] = []
     while (outcome := _crash(saved, jobs, call, len(outcomes) + 1)) is not None:
         outcomes.append(outcome)
+        if len(outcomes) == CRASHES_MAX:
+            raise AssertionError(f"{call} is called more than {CRASHES_MAX} times")
     return outcomes
 
 
@@ -217,114 +227,216 @@ def _crash(saved: Path, jobs: int, call: str, when: int) -> str | None:
         path = Path(name) / "data"
         shutil.copytree(saved, path)
         path.chmod(0o700)
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
-        if call == "openat":
-            # The interpreter opens hundreds of files; the store's own are meant.
-            for each in (
-                "journal",
-                "journal.tmp",
-                "lock",
-                "checkpoint",
-                "checkpoint.tmp",
-                "json",
-                "json.tmp",
-            ):
-                command += ["-P", str(path / f"openclaw_clients.{each}")]
-        elif call in ("write", "fdatasync", "fsync", "ftruncate"):
-            for each in ("journal", "journal.tmp", "checkpoint.tmp", "json.tmp"):
-                command += ["-P", str(path / f"openclaw_clients.{each}")]
-            command += ["-P", str(path)]
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", *_paths(path, call)]
         command += ["-e", f"inject={call}:signal=SIGKILL:when={when}"]
         command += [sys.executable, "-m", "tests.stores.charger", str(path), "steps", "p", str(jobs)]
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         told = done.stdout.decode().splitlines()
-        if any(line.startswith("END") for line in told):
+        if done.returncode == 0 and any(line.startswith("END") for line in told):
             return None
+        if done.returncode != -signal.SIGKILL:
+            return (
+                f"{call} {when}: it was not killed, it ended with {done.returncode}: {done.stderr[-200:]!r}"
+            )
         try:
-            store = JsonStore(path)
-            store.open()
+            wrong = _left_by_a_crash(path, told)
         except Exception as error:
-            return f"{call} {when}: {error}"
-        charged = Counter(
-            each.job_id for each in store.ledger(HistoryQuery(limit=1_000)).entries if each.job_id is not None
-        )
-        problems = backups.verify(store.directory, Chain(None)).problems
-        store.close()
-        lost = [line for line in told if line.startswith("ACK") and line[4:] not in charged]
-        twice = [job for job, count in charged.items() if count > 1]
-        return f"{call} {when}: {lost} {twice} {problems}" if lost or twice or problems else ""
+            wrong = str(error)
+        return wrong and f"{call} {when}: {wrong}"
 
 
-def flipped_bytes() -> Seen:
-    """Every byte of a journal changed three ways, and loaded."""
+def _paths(path: Path, call: str) -> list[str]:
+    """The files whose calls count: the interpreter makes hundreds of its own."""
+    names = {
+        "openat": ("journal", "journal.tmp", "lock", "checkpoint", "checkpoint.tmp", "json", "json.tmp"),
+        **dict.fromkeys(
+            ("write", "fdatasync", "fsync", "ftruncate"),
+            ("journal", "journal.tmp", "checkpoint.tmp", "json.tmp"),
+        ),
+    }.get(call, ())
+    files = [path / f"openclaw_clients.{each}" for each in names]
+    if names and call != "openat":
+        files.append(path)
+    return [word for file in files for word in ("-P", str(file))]
+
+
+def _left_by_a_crash(path: Path, told: list[str]) -> str:
+    store = JsonStore(path)
+    store.open()
+    charged = Counter(
+        each.job_id for each in store.ledger(HistoryQuery(limit=1_000)).entries if each.job_id is not None
+    )
+    problems = backups.verify(store.directory, Chain(None)).problems
+    store.close()
+    lost = [line for line in told if line.startswith("ACK") and line[4:] not in charged]
+    twice = [job for job, count in charged.items() if count > 1]
+    return f"{lost} {twice} {problems}" if lost or twice or problems else ""
+
+
+MASKS = (0x01, 0x20, 0xFF)
+
+
+def flipped_bytes(step: int = 1) -> Seen:
+    """Every byte of every file of a store changed, and loaded; and its whole ledger and audit log read.
+
+    Once without a checkpoint, so that a start reads the journal; once with one and closed segments behind it, which
+    a start does not read: what was changed there must not be told as history.
+    """
+    counted = Counter[str]()
+    with ProcessPoolExecutor(os.cpu_count() or 1) as pool:
+        shares = pool.map(_flips, [(whole, step, share, 4) for whole in (False, True) for share in range(4)])
+        for each in shares:
+            counted += each
+    wrong = [name for name in ("wrong", "wrong history", "empty", "unnamed", "unnoticed") if counted[name]]
+    text = (
+        f"{counted.total()} flips in journal, closed segments and checkpoint: by name and byte {counted['refused']} "
+        f"refused at the start, {counted['history refused']} when the history was read, {counted['verified']} that "
+        f"changed nothing told found by verify; {counted['wrong']} silently wrong, "
+        f"{counted['wrong history']} with a history silently wrong, {counted['empty']} silently empty, "
+        f"{counted['unnamed']} refused without a byte, {counted['unnoticed']} unnoticed"
+    )
+    return Seen(text, not wrong)
+
+
+def _flips(asked: tuple[bool, int, int, int]) -> Counter[str]:
+    """One share of the flips of one kind of store, in a directory of its own."""
+    with_checkpoint, step, share, shares = asked
+    logging.disable(logging.CRITICAL)
     counted = Counter[str]()
     with place() as path:
-        store = JsonStore(path)
-        store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
-        store.open()
-        store.run(opening("c1", 100), "open")
-        for number in range(3):
-            store.run(charging("c1", f"j{number}"), "charge")
-        store._replica.close_segment()
-        store._let_go()
-        journal = path / "openclaw_clients.journal.000001"
-        whole = journal.read_bytes()
-        for offset in range(len(whole)):
-            for mask in (0x01, 0x20, 0xFF):
-                journal.write_bytes(whole[:offset] + bytes([whole[offset] ^ mask]) + whole[offset + 1 :])
-                counted[_flip_outcome(path, offset)] += 1
-        journal.write_bytes(whole)
-    wrong = counted["wrong"] + counted["empty"] + counted["unnamed"]
-    text = f"{counted.total()} flips: {counted['refused']} refused by name and byte, {counted['harmless']} harmless, "
-    text += f"{counted['wrong']} silently wrong, {counted['empty']} silently empty, {counted['unnamed']} otherwise"
-    return Seen(text, wrong == 0)
+        true = _laid_out(path, with_checkpoint)
+        names = [file for file in sorted(path.iterdir()) if _is_read(file.name)]
+        kept = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+        flips = [
+            (file, offset, mask)
+            for file in names
+            for offset in range(len(kept[file.name]))
+            # The second kind of store is the larger one: one change of each byte there, of another kind each.
+            for mask in (MASKS if not with_checkpoint else (MASKS[offset % len(MASKS)],))
+        ]
+        for file, offset, mask in flips[share :: shares * step]:
+            whole = kept[file.name]
+            file.write_bytes(whole[:offset] + bytes([whole[offset] ^ mask]) + whole[offset + 1 :])
+            counted[_flip_outcome(path, true)] += 1
+            for name, content in kept.items():
+                if (path / name).read_bytes() != content:
+                    (path / name).write_bytes(content)
+    return counted
 
 
-def _flip_outcome(path: Path, offset: int) -> str:
+def _is_read(name: str) -> bool:
+    return ".journal" in name or name.endswith(".checkpoint")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a store says of itself."""
+
+    available: int
+    ledger: list[Any]
+    audit: list[Any]
+
+
+def _laid_out(path: Path, with_checkpoint: bool) -> Told:
+    store = JsonStore(path)
+    store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
+    store.open()
+    store.run(opening("c1", 100), "open")
+    for number in range(3):
+        store.run(charging("c1", f"j{number}"), "charge")
+        store.run(lambda tx, number=number: tx.write_audit(audit(f"a{number}", "c1")), "note")
+        if number == 1:
+            store._replica.close_segment()
+    if with_checkpoint:
+        store.snapshot()
+    told = _telling(store)
+    store._let_go()
+    return told
+
+
+def _telling(store: JsonStore) -> Told:
+    found = store.view.accounts.get("c1")
+    ledger, noted = (read(HistoryQuery(limit=1_000)).entries for read in (store.ledger, store.audit))
+    return Told(-1 if found is None else found.available, ledger, noted)
+
+
+def _flip_outcome(path: Path, true: Told) -> str:
     store = JsonStore(path)
     store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
     try:
         store.open()
     except CorruptStore as error:
         return "refused" if "at byte" in str(error) else "unnamed"
-    found = store.view.accounts.get("c1")
-    store._let_go()
-    if found is None:
+    try:
+        told = _telling(store)
+        problems = backups.verify(store.directory, Chain(None)).problems
+    except CorruptStore as error:
+        return "history refused" if "at byte" in str(error) else "unnamed"
+    except Exception:
+        return "unnamed"
+    finally:
+        store._let_go()
+    if told.available < 0:
         return "empty"
-    return "harmless" if found.available == 97 else "wrong"
+    if told.available != true.available:
+        return "wrong"
+    if told != true:
+        return "wrong history"
+    return "verified" if problems and "at byte" in problems[0] else "unnoticed"
 
 
 def loading(clients: int = 100_000, entries: int = 1_000_000) -> Seen:
-    """A store of that size: how long a start takes, and whether a restore to an entry is that entry's state."""
+    """A store of that size: how long a start takes, and whether its backup restores to an entry of the middle."""
     with place() as path:
         store = JsonStore(path)
         store.open()
         each = entries // clients
         for begin in range(0, clients, 500):
             store.run(_many(range(begin, begin + 500), each), "many")
-        seq = store.health().details["seq"]
+        seq = int(store.health().details["seq"])
         store.close()
         begun = time.perf_counter()
         store.open()
         seconds = time.perf_counter() - begun
         assert len(store.view.clients) == clients  # type: ignore[arg-type]
-        middle = int(seq) // 2
         target = path.with_name("restored")
         backups.backup(store.directory, Chain(None), path.with_name("backup"))
-        restored = backups.restore(path.with_name("backup"), target, Chain(None), to=middle)
-        directory = Directory(target)
-        directory.open()
-        same = backups.verify(directory, Chain(None))
-        directory.close()
         store.close()
-    drill = restored.problems == same.problems == [] and restored.seq == middle
+        restored = backups.restore(path.with_name("backup"), target, Chain(None), to=seq // 2)
+    drill = not restored.problems and restored.seq == seq // 2
     return Seen(
-        f"{clients} clients and {entries} entries load in {seconds:.1f} s; the restore to entry {middle} "
-        f"{'passes' if drill else 'FAILS'}",
+        f"{clients} clients and {entries} entries load in {seconds:.1f} s; its backup restores to entry {seq // 2}: "
+        f"{'exact' if drill else restored.problems or restored.seq}",
         seconds <= 5 and drill,
     )
+
+
+def restored_to_any_entry(jobs: int = 40) -> Seen:
+    """A backup restored to each of its entries: what the store says then is what it said there."""
+    said: dict[int, Told] = {}
+    with place() as path:
+        store = JsonStore(path)
+        store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
+        store.open()
+        store.run(opening("c1", 100), "open")
+        for number in range(jobs):
+            said[int(store.health().details["seq"])] = _telling(store)
+            store.run(charging("c1", f"j{number}"), "charge")
+            store.run(lambda tx, number=number: tx.write_audit(audit(f"a{number}", "c1")), "note")
+            if number % 10 == 9:
+                store._replica.close_segment()
+        said[int(store.health().details["seq"])] = _telling(store)
+        backups.backup(store.directory, Chain(None), path.with_name("backup"))
+        store.close()
+        exact = 0
+        for seq, told in said.items():
+            target = path.with_name(f"restored-{seq}")
+            backups.restore(path.with_name("backup"), target, Chain(None), to=seq)
+            again = JsonStore(target)
+            again.open()
+            exact += _telling(again) == told
+            again.close()
+    return Seen(f"restored to {len(said)} entries: {exact} exact", exact == len(said))
 
 
 def _many(numbers: range, entries: int):  # type: ignore[no-untyped-def]
@@ -337,41 +449,3 @@ def _many(numbers: range, entries: int):  # type: ignore[no-untyped-def]
                 tx.write_ledger(replace(entry(client_id, index, EntryKind.GRANT, 1), time=MOMENT))
 
     return make
-
-
-def tampering(times: int = 50) -> Seen:
-    """A journal under a chain key: edits, deletions, swaps, doubled lines and cut tails, each found or not."""
-    key = b"a chain key of the operator's, kept elsewhere"
-    found, done = Counter[str](), Counter[str]()
-    with place() as path:
-        store = JsonStore(path, chain_key=key)
-        store._snapshots.consider = lambda **_: None  # type: ignore[method-assign]
-        store.open()
-        store.run(opening("c1", 100), "open")
-        for number in range(20):
-            store.run(charging("c1", f"j{number}"), "charge")
-        anchor = str(store.health().details["head"])
-        journal = path / "openclaw_clients.journal"
-        whole = journal.read_bytes()
-        choice = random.Random(times)
-        for _ in range(times):
-            for what, changed in _tampered(whole, choice):
-                journal.write_bytes(changed)
-                verified = backups.verify(store.directory, Chain(key))
-                done[what] += 1
-                found[what] += bool(verified.problems) or verified.head != anchor
-        journal.write_bytes(whole)
-        store._let_go()
-    text = ", ".join(f"{what} {found[what]} of {done[what]}" for what in done)
-    return Seen(f"found: {text}", found == done)
-
-
-def _tampered(whole: bytes, choice: random.Random) -> Iterator[tuple[str, bytes]]:
-    lines = whole.splitlines(keepends=True)
-    one, two = sorted(choice.sample(range(1, len(lines)), 2))
-    edited = lines[one].replace(b'"op":"', b'"op":"x', 1)
-    yield "edits", b"".join([*lines[:one], edited, *lines[one + 1 :]])
-    yield "deletions", b"".join([*lines[:one], *lines[one + 1 :]])
-    yield "swaps", b"".join([*lines[:one], lines[two], *lines[one + 1 : two], lines[one], *lines[two + 1 :]])
-    yield "doubled lines", b"".join([*lines[: one + 1], *lines[one:]])
-    yield "cut tails, by their anchor", b"".join(lines[: choice.randrange(2, len(lines))])

@@ -95,7 +95,7 @@ def test_an_email_is_one_address_or_refused(text: str) -> None:
     assert not set(kept) & set("\r\n\t <>\"'\0")
 
 
-NAMES = sorted(Settings.model_fields)
+NAMES = sorted(str(field.validation_alias) for field in Settings.model_fields.values())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -108,7 +108,7 @@ def test_a_setting_of_any_text_is_taken_or_refused_in_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setenv(f"OPENCLAW_{name.upper()}", text)
+        patch.setenv(name, text)
         sentence = ""
         try:
             load_settings()

@@ -89,7 +89,12 @@ class Directory:
         return True
 
     def names(self) -> list[str]:
-        return sorted(os.listdir(self.fd))
+        # Opened anew: on btrfs a descriptor lists what was there when it was opened.
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
 
     def open_file(self, name: str, flags: int, *, links_max: int = 1) -> int:
         """A descriptor of a regular file of ours.

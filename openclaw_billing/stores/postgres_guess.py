@@ -132,7 +132,8 @@ class Guess(Attempt):
                     execute(OUT_OF_ORDER_LOCK)
                     for text, values in writes:
                         execute(text, values)
-                    execute(sql("batch"), {"batch_id": batch_id, "before": before})
+                    # Should the answer get lost: of a guess that was wrong nothing is found that came about.
+                    execute(sql("batch if unchanged"), {"batch_id": batch_id, "before": before})
                     written = execute(sql("transaction"))
                 execute("COMMIT")
             unchanged: bool = checked.fetchone()[0] == "true"

@@ -73,7 +73,7 @@ def redis_url() -> Iterator[str]:
     with ExitStack() as stack:
         try:
             address = stack.enter_context(redis_server.address())
-        except redis_server.NoServer as reason:
+        except redis_server.NotInstalled as reason:
             pytest.skip(str(reason))
         yield address
 
@@ -84,7 +84,7 @@ def redis_of_our_own() -> Iterator[redis_server.Server]:
     with ExitStack() as stack:
         try:
             server = stack.enter_context(redis_server.serving())
-        except redis_server.NoServer as reason:
+        except redis_server.NotInstalled as reason:
             pytest.skip(str(reason))
         yield server
 

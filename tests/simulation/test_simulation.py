@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import random
+from datetime import date, timedelta
+from itertools import pairwise
 
 import pytest
 
+from tests.simulation.__main__ import NIGHT_SEEDS, night_of
 from tests.simulation.disk import SECTOR, Change, Disk, Naming
 from tests.simulation.judge import Violation
 from tests.simulation.mutants import FILES, MONEY, Plant
@@ -38,6 +41,12 @@ def test_a_seed_tells_the_same_history_again() -> None:
     assert first.seen == second.seen
     assert first.judge.lines == second.judge.lines
     assert first.system.calls == second.system.calls
+
+
+def test_no_two_nights_share_a_seed() -> None:
+    days = [date(2026, 12, 31) + timedelta(days=each) for each in range(3)]
+    firsts = [night_of(day) for day in days]
+    assert all(two - one >= NIGHT_SEEDS for one, two in pairwise(firsts))
 
 
 def seeds_until_found(plant: Plant) -> int:

@@ -68,7 +68,7 @@ def postgres_address() -> Iterator[str]:
     with ExitStack() as stack:
         try:
             address = stack.enter_context(postgres_server.address())
-        except postgres_server.NoServer as reason:
+        except postgres_server.NotInstalled as reason:
             pytest.skip(str(reason))
         yield address
 

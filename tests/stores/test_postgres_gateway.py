@@ -51,7 +51,7 @@ def database() -> Iterator[Server]:
     with ExitStack() as stack:
         try:
             yield stack.enter_context(postgres_server.serving(durable=True))
-        except postgres_server.NoServer as reason:
+        except postgres_server.NotInstalled as reason:
             pytest.skip(str(reason))
 
 

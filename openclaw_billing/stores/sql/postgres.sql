@@ -96,6 +96,10 @@ SELECT row_to_json(found) FROM (
 WITH before AS (DELETE FROM batches WHERE batch_id = %(before)s)
 INSERT INTO batches (batch_id) VALUES (%(batch_id)s)
 
+-- name: batch if unchanged
+WITH before AS (DELETE FROM batches WHERE batch_id = %(before)s)
+INSERT INTO batches (batch_id) SELECT %(batch_id)s WHERE current_setting('openclaw.unchanged') = 'true'
+
 -- name: fence
 INSERT INTO batches (batch_id) VALUES (%(batch_id)s) ON CONFLICT DO NOTHING RETURNING batch_id
 
