@@ -118,6 +118,9 @@ SELECT 1 FROM {table} LIMIT 1
 -- name: own facts
 SELECT name, value FROM facts WHERE name = ANY(%(names)s)
 
+-- name: standing
+SELECT pg_is_in_recovery(), (SELECT value FROM facts WHERE name = %(moved)s)
+
 -- name: folding
 SELECT quote_ident(nspname) || '.' || quote_ident(collname)
 FROM pg_collation JOIN pg_namespace ON pg_namespace.oid = collnamespace
