@@ -37,6 +37,7 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'ps
 from openclaw_billing.stores import moving  # noqa: E402
 from openclaw_billing.stores.postgres import PostgresStore  # noqa: E402
 from openclaw_billing.stores.postgres_end import PostgresEnd  # noqa: E402
+from openclaw_billing.stores.postgres_verify import verify  # noqa: E402
 
 
 def quiet(_: str) -> Callable[[int], None]:
@@ -111,6 +112,7 @@ def test_to_postgresql_and_back_everything_is_the_same(data: Path, postgres_url:
     moved = moving.to_postgres(data, None, postgres_url, quiet, switch=True)
     assert moved.problems == []
     same(before, held(postgres_url))
+    assert verify(postgres_url).problems == []
     back = moving.to_json(postgres_url, tmp_path / "back", data, None, quiet, switch=True)
     assert back.problems == []
     same(before, read(tmp_path / "back"))
