@@ -33,6 +33,8 @@ Head = Annotated[
     typer.Option(metavar="SEQ:HEAD", help="A line that the journal must hold, as the log named it."),
 ]
 
+DIGITS_MAX = 18
+"""No journal has as many entries as a longer number."""
 FLOORS = {"fastapi": (0, 133), "starlette": (1, 3, 1), "uvicorn": (0, 34), "pydantic": (2, 12)}
 
 
@@ -260,7 +262,7 @@ def _anchor(text: str) -> Anchor | None:
 def _point(text: str) -> int | datetime | None:
     if not text:
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX:
         return int(text)
     try:
         moment = datetime.fromisoformat(text)

@@ -63,7 +63,7 @@ def test_a_gateway_on_a_database_that_was_moved_to_a_directory_says_so_too(
 ) -> None:
     store = gateways()
     until(lambda: store.health().writable)
-    moving.to_json(postgres_url, tmp_path / "back", tmp_path, None, lambda _: lambda _: None, switch=True)
+    moving.to_json(postgres_url, tmp_path / "back", tmp_path, None, lambda *_: lambda _: None, switch=True)
     until(lambda: not store.health().writable)
     assert store.health().reason == f"the store was moved to {tmp_path / 'back'}"
     assert list(store.view.clients) == []

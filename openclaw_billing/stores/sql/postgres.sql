@@ -82,6 +82,9 @@ SELECT row_to_json(found) FROM (
 -- name: count
 SELECT count(*) FROM {table} WHERE {wanted}
 
+-- name: all counted
+SELECT count(*) FROM {table}
+
 -- name: history
 SELECT row_to_json(found) FROM (
     SELECT position, {columns} FROM {table} WHERE {wanted} ORDER BY position DESC LIMIT %(limit)s
