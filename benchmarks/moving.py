@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _charge(folder, options.clients, options.entries - options.clients)
         begun = perf_counter()
 
-        def step(told: str) -> Callable[[int], None]:
-            print(f"{perf_counter() - begun:7.1f} s  {told}", flush=True)
+        def step(told: str, total: int) -> Callable[[int], None]:
+            print(f"{perf_counter() - begun:7.1f} s  {told} ({total:,})", flush=True)
             return lambda _done: None
 
         moved = moving.to_postgres(folder / "data", None, options.to, step, switch=True)

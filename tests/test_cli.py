@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 
 from openclaw_billing import cli, jobs
 from openclaw_billing.records import Job, Priority, TaskType
@@ -91,6 +92,8 @@ COMMANDS = [
     ["stripe", "reconcile"],
     ["stripe", "replay"],
     ["stripe", "events"],
+    ["db", "upgrade"],
+    ["db", "version"],
     *(
         [each]
         for each in (
@@ -98,6 +101,7 @@ COMMANDS = [
             "keys",
             "jobs",
             "stripe",
+            "db",
             "credits",
             "plan",
             "ledger",
@@ -123,6 +127,24 @@ def test_every_command_explains_itself_and_opens_nothing(run: Run, data: Path, c
 def test_the_list_of_commands_here_is_the_whole(run: Run) -> None:
     top = set(re.findall(r"^  (\w+)  ", run("--help").out, re.MULTILINE))
     assert top == {each[0] for each in COMMANDS if each}
+
+
+def told_of(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    """What the help says of the command, of each thing it is given, and of all commands below it."""
+    yield name, command.help or ""
+    for each in command.params:
+        yield f"{name} {each.name}", getattr(each, "help", None) or ""
+    for below, each in getattr(command, "commands", {}).items():
+        yield from told_of(each, f"{name} {below}")
+
+
+def test_every_argument_and_option_has_a_sentence_in_the_help(run: Run) -> None:
+    told = dict(told_of(typer.main.get_command(cli.app), ""))
+    assert len(told) > 100
+    unsaid = [name for name, text in told.items() if not re.match(r"^\S.*\S.*[.)]$", text, re.DOTALL)]
+    assert unsaid == []
+    # And it reaches whoever asks.
+    assert "How many to show at most." in run("ledger", "--help").out
 
 
 def test_no_command_makes_an_admin_token(run: Run, acme: dict[str, Any], data: Path) -> None:
@@ -500,7 +522,17 @@ def test_a_backup_is_restored_to_an_entry_and_to_a_moment(
         assert shown["credits_remaining"] in ({200, 250} if to == moment else {credits})
         assert run("verify").code == 0
         monkeypatch.setenv("OPENCLAW_DATA_DIR", str(data))
-    assert run("restore", made, str(tmp_path / "later"), "--to", "tomorrow").code == 2
+
+
+@pytest.mark.parametrize("nonsense", ["tomorrow", "³", "9" * 5_000, "-", "1.5", "\x00", "2026-13-01", "١٢"])
+def test_a_restore_to_nonsense_is_refused_in_a_sentence(
+    run: Run, acme: dict[str, Any], tmp_path: Path, nonsense: str
+) -> None:
+    made, target = run("backup").out.strip(), tmp_path / "target"
+    done = run("restore", made, str(target), "--to", nonsense)
+    assert done.code == 2
+    assert "must be an entry's number or a moment" in " ".join(done.err.split())
+    assert not target.exists()
 
 
 def test_a_directory_that_is_not_there_is_named_and_not_made(

@@ -15,9 +15,11 @@ import client_auth
 import gateway
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.contracts import HistoryQuery
+from openclaw_billing.errors import TooManyRequests
 from openclaw_billing.keys import Peppers
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings
+from openclaw_billing.web.limits import Attempt
 
 TOKEN = "0123456789abcdef" * 4
 ADMIN = {"X-Auth-Token": TOKEN}
@@ -89,14 +91,31 @@ async def test_after_ten_wrong_ones_an_address_is_told_to_wait(
     assert await street.statuses("192.0.2.1", path, wrong, 10) == [401] * 10
     refused = await street.ask("192.0.2.1", path, wrong)
     assert refused.status_code == 429
-    assert refused.headers["Retry-After"] == "30"
+    assert refused.headers["Retry-After"] == "300"
     assert refused.json()["code"] == "rate_limited"
     assert refused.json()["violated-policies"] == ["address"]
     assert await street.statuses("192.0.2.2", path, wrong, 1) == [401]
-    clock.advance(seconds=29)
+    clock.advance(seconds=299)
     assert await street.statuses("192.0.2.1", path, wrong, 1) == [429]
     clock.advance(seconds=1)
-    assert await street.statuses("192.0.2.1", path, wrong, 2) == [401, 429]
+    assert await street.statuses("192.0.2.1", path, wrong, 11) == [401] * 10 + [429]
+
+
+async def test_no_five_minutes_see_more_than_ten_however_long_one_goes_on(
+    street: Street, clock: ManualClock
+) -> None:
+    answered = []
+    for second in range(0, 1_500, 7):
+        if await street.statuses("192.0.2.1", USAGE, WRONG, 1) == [401]:
+            answered.append(second)
+        clock.advance(seconds=7)
+    assert most_within(300, answered) == 10
+    assert len(answered) == 50
+
+
+def most_within(span: float, moments: list[float]) -> int:
+    """How many there were in the span that saw the most; its end is not in it."""
+    return max(sum(first <= each < first + span for each in moments) for first in moments)
 
 
 async def test_keys_and_tokens_count_together(street: Street) -> None:
@@ -118,6 +137,16 @@ async def test_it_is_refused_before_the_secret_is_looked_at(
     assert await street.statuses("192.0.2.1", USAGE, key(acme), 3) == [429] * 3
     assert await street.statuses("192.0.2.1", CLIENTS, ADMIN, 3) == [429] * 3
     assert await street.statuses("192.0.2.1", "/secret", ADMIN, 1) == [429]
+
+
+async def test_a_right_one_that_was_looked_up_while_ten_were_wrong_is_refused_too(street: Street) -> None:
+    scope = {"client": ("192.0.2.1", 1234), "headers": []}
+    attempts = [Attempt(client_auth.runtime, scope, f"guess {number}") for number in range(11)]
+    for each in attempts[:10]:
+        each.failed()
+    with pytest.raises(TooManyRequests):
+        attempts[10].passed()
+    assert await street.statuses("192.0.2.1", CLIENTS, ADMIN, 1) == [429]
 
 
 async def test_another_address_with_the_right_secret_is_let_in(street: Street, acme: dict[str, Any]) -> None:
@@ -164,7 +193,9 @@ async def test_many_addresses_together_are_stopped_and_who_is_at_work_goes_on(
     assert refused.status_code == 429
     assert refused.json()["violated-policies"] == ["overall"]
     assert await street.statuses("192.0.2.1", USAGE, key(acme), 2) == [200, 200]
-    clock.advance(seconds=12)
+    clock.advance(seconds=299)
+    assert await street.statuses("192.0.2.77", USAGE, key(acme), 1) == [429]
+    clock.advance(seconds=1)
     assert await street.statuses("192.0.2.77", USAGE, key(acme), 1) == [200]
 
 

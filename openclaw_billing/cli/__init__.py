@@ -27,7 +27,7 @@ app.add_typer(jobs.app, name="jobs", help="List jobs and move them along.")
 app.add_typer(
     stripe.app, name="stripe", help="Set up the Stripe account, and look whether it is set up well."
 )
-app.add_typer(db.app, name="db", help="Bring the database's schema to this program's version.", hidden=True)
+app.add_typer(db.app, name="db", help="Bring the database's schema to this program's version.")
 clients.add_to(app)
 store.add_to(app)
 app.command()(move)

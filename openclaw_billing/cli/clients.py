@@ -32,7 +32,7 @@ COLUMNS = ("client_id", "name", "email", "plan", "credits_remaining", "active", 
 def list_clients(
     status: Annotated[str, typer.Option(help="active, inactive or all.")] = "all",
     text: Annotated[str, typer.Option("--search", help="In name, e-mail or id.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many to show at most.")] = 100,
     as_json: Json = False,
 ) -> None:
     """List clients, newest first."""
@@ -181,7 +181,9 @@ def set_plan(client_id: ClientId, plan: Annotated[str, typer.Argument(help="The 
 
 
 def show_ledger(
-    client_id: ClientId, limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = False
+    client_id: ClientId,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show at most.")] = 50,
+    as_json: Json = False,
 ) -> None:
     """Show what happened to a client's credits, newest first."""
     with opened() as runtime:
@@ -195,7 +197,7 @@ def show_ledger(
 def show_audit(
     client_id: Annotated[str | None, typer.Option("--client", help="Of one client only.")] = None,
     action: Annotated[str | None, typer.Option(help="One action only.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show at most.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Show who did what, newest first."""

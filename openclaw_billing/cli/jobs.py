@@ -25,7 +25,7 @@ COLUMNS = ("job_id", "client_id", "status", "project_name", "created_at")
 def list_jobs(
     client_id: Annotated[str | None, typer.Option("--client", help="Of one client only.")] = None,
     status: Annotated[JobStatus | None, typer.Option(help="In one status only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many to show at most.")] = 100,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""

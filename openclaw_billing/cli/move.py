@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from openclaw_billing.cli.output import Json, say, show
 from openclaw_billing.settings import load_settings
@@ -43,11 +43,11 @@ def move(
         known = "a directory: the store is in a database" if database else "a postgresql:// address"
         raise typer.BadParameter(f"must be {known}", param_hint="--to")
     key = settings.chain_key and settings.chain_key.get_secret_value().encode()
-    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,.0f}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
 
-        def step(name: str) -> Callable[[int], None]:
-            task = bar.add_task(name, total=None)
+        def step(name: str, total: int) -> Callable[[int], None]:
+            task = bar.add_task(name, total=total)
             return lambda done: bar.advance(task, done)
 
         if to_database:

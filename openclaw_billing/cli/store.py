@@ -20,7 +20,7 @@ from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import BadSettings, CorruptStore, StartupError
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings, problems
-from openclaw_billing.stores import backups, mending
+from openclaw_billing.stores import backups, mending, postgres_end, postgres_verify
 from openclaw_billing.stores.anchors import Anchor, refuse_shorter
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
@@ -33,6 +33,8 @@ Head = Annotated[
     typer.Option(metavar="SEQ:HEAD", help="A line that the journal must hold, as the log named it."),
 ]
 
+DIGITS_MAX = 18
+"""No journal has as many entries as a longer number."""
 FLOORS = {"fastapi": (0, 133), "starlette": (1, 3, 1), "uvicorn": (0, 34), "pydantic": (2, 12)}
 
 
@@ -96,8 +98,17 @@ def verify(
     head: Head = "",
     as_json: Json = False,
 ) -> None:
-    """Check the whole journal: its chain, its end, and that every balance is the sum of its ledger."""
+    """Check the store: that every balance is the sum of its ledger, and a journal's chain and its end.
+
+    With OPENCLAW_DATABASE_URL the database is checked, in one snapshot, while gateways work on it.
+    """
     settings = load_settings()
+    if directory is None and settings.database_url is not None:
+        if head:
+            raise typer.BadParameter("a database has no journal", param_hint="--head")
+        url = settings.database_url.get_secret_value()
+        _tell({"database": postgres_end.shown(url)}, postgres_verify.verify(url), as_json=as_json)
+        return
     where = Directory(directory or settings.data_dir, allow_network=True)
     where.open(make=False)
     total = sum((where.path / name).stat().st_size for name in where.names() if ".journal" in name)
@@ -106,18 +117,7 @@ def verify(
         found = backups.verify(
             where, chain_of(settings), lambda done: bar.advance(task, done), head=_anchor(head)
         )
-    summary = {
-        "directory": str(where.path),
-        "seq": found.seq,
-        "head": found.head,
-        "clients": found.clients,
-        "entries": found.entries,
-    }
-    show_one({**summary, "problems": len(found.problems)}, as_json=as_json)
-    for problem in found.problems:
-        say(problem)
-    if found.problems:
-        raise typer.Exit(1)
+    _tell({"directory": str(where.path), "seq": found.seq, "head": found.head}, found, as_json=as_json)
 
 
 def backup(
@@ -126,7 +126,7 @@ def backup(
     ] = None,
 ) -> None:
     """Copy the journal, verified, to where it can be restored from. The gateway may run meanwhile."""
-    settings = load_settings()
+    settings = _file_settings("backup")
     here = Directory(settings.data_dir, allow_network=True)
     here.open(make=False)
     made = directory or settings.data_dir / "backups" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
@@ -154,7 +154,7 @@ def repair(
     head: Head = "",
 ) -> None:
     """Rebuild a damaged checkpoint or clients file from the journal. A damaged or cut journal needs `restore`."""
-    settings = load_settings()
+    settings = _file_settings("repair")
     found = mending.repair(settings.data_dir, chain_of(settings), really=yes, head=_anchor(head))
     for sentence in found.sentences:
         say(sentence)
@@ -166,7 +166,7 @@ def repair(
 
 def adopt() -> None:
     """Take over the changes that somebody made to the clients file, as audited adjustments."""
-    settings = load_settings()
+    settings = _file_settings("adopt")
     aside = mending.set_aside(settings.data_dir, chain_of(settings))
     if aside is None:
         say("The clients file says what the store says.")
@@ -182,7 +182,7 @@ def adopt() -> None:
 
 def discard() -> None:
     """Drop the changes that somebody made to the clients file; it is kept under another name."""
-    settings = load_settings()
+    settings = _file_settings("discard")
     aside = mending.set_aside(settings.data_dir, chain_of(settings))
     if aside is None:
         say("The clients file says what the store says.")
@@ -227,6 +227,31 @@ def chain_of(settings: Settings) -> Chain:
     return Chain(None if key is None else key.get_secret_value().encode())
 
 
+def _tell(place: dict[str, str | int], found: backups.Verified, *, as_json: bool) -> None:
+    """What was checked and found there; findings end the command with 1."""
+    sums = {"clients": found.clients, "entries": found.entries, "problems": len(found.problems)}
+    show_one({**place, **sums}, as_json=as_json)
+    for problem in found.problems:
+        say(problem)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _file_settings(command: str) -> Settings:
+    """The settings, for a command that works on files of a JSON store.
+
+    Raises:
+        BadSettings: the store is in a database.
+    """
+    settings = load_settings()
+    if settings.database_url is not None:
+        raise BadSettings(
+            f"`{command}` is for the JSON store, and OPENCLAW_DATABASE_URL is set: back PostgreSQL up with pg_dump or "
+            "its continuous archiving, and bring it back with pg_restore or point-in-time recovery"
+        )
+    return settings
+
+
 def _anchor(text: str) -> Anchor | None:
     try:
         return Anchor.parsed(text) if text else None
@@ -237,7 +262,7 @@ def _anchor(text: str) -> Anchor | None:
 def _point(text: str) -> int | datetime | None:
     if not text:
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX:
         return int(text)
     try:
         moment = datetime.fromisoformat(text)

@@ -164,7 +164,7 @@ def replay(
 @app.command("events")
 def events(
     status: Annotated[InboxStatus | None, typer.Option(help="Only what became of them so.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE_MAX, help="How many to show at most.")] = 100,
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
     as_json: Json = False,
 ) -> None:

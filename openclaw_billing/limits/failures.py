@@ -1,8 +1,9 @@
 """Failures: wrong keys and admin tokens, counted by address and over all addresses.
 
-Whoever is over a limit is refused before the secret is looked at. A caller who was let in from an address
-with a secret goes on with both: neighbours behind one address, and a crowd of strangers, lock nobody out who
-is at work. What is remembered of a secret is a number that tells nothing and opens nothing.
+In any five minutes no more than so many are answered, and whoever is over a limit is refused before the secret
+is looked at. A caller who was let in from an address with a secret goes on with both: neighbours behind one
+address, and a crowd of strangers, lock nobody out who is at work. What is remembered of a secret is a number
+that tells nothing and opens nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from itertools import islice
 from typing import Any
 
 from openclaw_billing.contracts import LocalLimiter
-from openclaw_billing.gcra import Limit, Verdict
+from openclaw_billing.gcra import Verdict
+from openclaw_billing.limits.tickets import Tickets
 
 WINDOW_US = 300_000_000
-LOOK_US = 100_000
-"""How long an address that is under its limit is not looked up again."""
 KNOWN_MAX = 10_000
 
 ADDRESS, OVERALL = "address", "overall"
@@ -30,47 +30,43 @@ class Failures:
     ) -> None:
         self._limiter = limiter
         self._ticks = ticks
-        self._by_address = _limit(ADDRESS, per_address)
-        self._by_all = _limit(OVERALL, overall)
-        self._under: dict[str, int] = {}
+        self._per_address = per_address
+        self._by_address: dict[str, Tickets] = {}
+        self._by_all = Tickets(limiter, "failure", OVERALL, overall, WINDOW_US) if overall else None
         self._known: dict[int, None] = {}
 
     def refusal(self, address: str, secret: str) -> Verdict | None:
         """Why the secret may not even be tried from there; None where it may."""
         # Whether this very pair was right before is known without any digest.
-        if hash((address, secret)) in self._known:
-            return None
-        now = self._ticks()
-        if self._under.get(address, 0) > now:
-            return None
-        verdict = self._count(address, cost=0)
-        if verdict is None:
-            _keep(self._under, address, now + LOOK_US)
-        return verdict
+        return None if hash((address, secret)) in self._known else self._count(address, Tickets.look)
 
     def failed(self, address: str, secret: str) -> Verdict | None:
         """Count a wrong secret; the verdict if it was one too many."""
         self._known.pop(hash((address, secret)), None)
-        self._under.pop(address, None)
-        return self._count(address, cost=1)
+        return self._count(address, Tickets.take)
 
-    def passed(self, address: str, secret: str) -> None:
-        """The secret was right, from there."""
+    def passed(self, address: str, secret: str) -> Verdict | None:
+        """The secret was right, from there; the verdict if too many that came with it were wrong meanwhile."""
         pair = hash((address, secret))
-        if pair not in self._known:
+        if pair in self._known:
+            return None
+        verdict = self._count(address, Tickets.look)
+        if verdict is None:
             _keep(self._known, pair, None)
+        return verdict
 
-    def _count(self, address: str, cost: int) -> Verdict | None:
-        for key, limits in ((f"failures of {address}", self._by_address), ("failures", self._by_all)):
-            if limits:
-                verdict = self._limiter.take_now(key, limits, cost)
-                if verdict.refused_by:
-                    return verdict
-        return None
+    def _count(self, address: str, ask: Callable[[Tickets, int], Verdict | None]) -> Verdict | None:
+        now = self._ticks()
+        if self._per_address and (verdict := ask(self._tickets_of(address), now)) is not None:
+            return verdict
+        return None if self._by_all is None else ask(self._by_all, now)
 
-
-def _limit(name: str, count: int) -> tuple[Limit, ...]:
-    return (Limit(name, count, WINDOW_US, count),) if count else ()
+    def _tickets_of(self, address: str) -> Tickets:
+        found = self._by_address.get(address)
+        if found is None:
+            found = Tickets(self._limiter, f"failure of {address}", ADDRESS, self._per_address, WINDOW_US)
+            _keep(self._by_address, address, found)
+        return found
 
 
 def _keep(kept: dict[Any, Any], key: object, value: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from openclaw_billing.errors import BadSettings
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.codec import from_row
-from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress
+from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress, counted
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
 from openclaw_billing.stores.journal_files import BEGUN, JOURNAL, closed_name
@@ -24,6 +25,9 @@ from openclaw_billing.stores.tables import Base
 ROWS_PER_LINE = 1_000
 SEGMENT_BYTES = 64 << 20
 SECRETS = ("pepper",)
+_SEQ = re.compile(rb'"seq":(\d+)')
+_SEQ_WITHIN = 64
+"""It stands at the beginning of a line."""
 
 
 class JsonEnd:
@@ -37,6 +41,19 @@ class JsonEnd:
         self.base = Base()
         self.first = self.head = NO_SUM
         self.seq = 0
+
+    def ahead(self) -> int:
+        """How many lines are new, by the number that the last whole one has; 0 where none tells."""
+        data = self._directory.read(JOURNAL, links_max=64)
+        end = data.rfind(b"\n")
+        start = data.rfind(b"\n", 0, max(end, 0)) + 1
+        found = _SEQ.search(data[start : start + _SEQ_WITHIN])
+        return 0 if found is None else max(int(found[1]) - self.seq, 0)
+
+    @property
+    def rows_held(self) -> int:
+        """How many rows there are in all tables."""
+        return sum(len(table.rows) for table in self.base.tables.values())
 
     def new_lines(self) -> Iterator[Line]:
         """Every line that is new, whole batches only, each taken in when it is handed out.
@@ -144,10 +161,10 @@ class Whole(End, Protocol):
         ...
 
 
-def fill(there: Directory, chain: Chain, source: Whole) -> None:
+def fill(there: Directory, chain: Chain, source: Whole, progress: Progress) -> None:
     """Write everything that the source holds as a journal, which is believed once all of it is there."""
     writing = _Writing(chain)
-    lines = _lines_of(source)
+    lines = _lines_of(source, progress)
     segment = 0
     more = True
     while more:
@@ -206,19 +223,20 @@ class _Writing:
         return sealed
 
 
-def _lines_of(source: Whole) -> Iterator[Parts]:
+def _lines_of(source: Whole, progress: Progress) -> Iterator[Parts]:
     for name in TABLES:
         key_of = TABLES[name].key_of
-        found = (each for each in source.rows(name) if name != "facts" or not each.name.startswith(OWN_FACTS))
+        rows = counted(source.rows(name), progress)
+        found = (each for each in rows if name != "facts" or not each.name.startswith(OWN_FACTS))
         for records in _chunks(found):
             layer = Layer()
             layer.puts[name] = {key_of(record): record for record in records}
             yield parts_of(layer)
-    for entries in _chunks(source.history("ledger")):
+    for entries in _chunks(counted(source.history("ledger"), progress)):
         layer = Layer()
         layer.ledger = entries
         yield parts_of(layer)
-    for entries in _chunks(source.history("audit")):
+    for entries in _chunks(counted(source.history("audit"), progress)):
         layer = Layer()
         layer.audit = entries
         yield parts_of(layer)

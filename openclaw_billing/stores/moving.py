@@ -14,7 +14,7 @@ from pathlib import Path
 from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import StartupError
 from openclaw_billing.records import Fact
-from openclaw_billing.stores.digests import Digests, digest
+from openclaw_billing.stores.digests import Digests, counted, digest
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_end import JsonEnd, carry_secrets, fill, prepare, records_of
@@ -25,8 +25,8 @@ from openclaw_billing.stores.schema import MOVED
 
 LINES_AT_ONCE = 1_000
 
-Step = Callable[[str], Callable[[int], None]]
-"""Told of each step by its name; what it answers is told how many more rows are done."""
+Step = Callable[[str, int], Callable[[int], None]]
+"""Told of each step by its name and how many there are to do; what it answers is told how many more are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,15 @@ def to_json(
         else:
             here.freeze_view()
         carry_secrets(secrets_dir, there)
-        step("Copying")
-        fill(there, Chain(chain_key), here)
+        fill(there, Chain(chain_key), here, step("Copying", here.how_many()))
         written = JsonEnd(there, Chain(chain_key))
-        told = step("Reading the new journal")
-        for number, _ in enumerate(written.new_lines(), 1):
-            if number % LINES_AT_ONCE == 0:
-                told(LINES_AT_ONCE)
-        moved = Moved(digest(here, step("Reading the database")), digest(written, step("Comparing")))
+        told = step("Reading the new journal", written.ahead())
+        for _ in counted(written.new_lines(), told):
+            pass
+        moved = Moved(
+            digest(here, step("Reading the database", here.how_many())),
+            digest(written, step("Comparing", written.rows_held)),
+        )
         if moved.problems:
             raise NotTheSame(moved.problems[0])
         # Opened once, so that the next start finds a snapshot to begin from.
@@ -118,16 +119,16 @@ def to_json(
 
 
 def _bring_over(here: JsonEnd, there: PostgresEnd, step: Step) -> Moved:
-    _copy(here, there, step("Copying"))
-    target = digest(there, step("Reading the database"))
-    return Moved(digest(here, step("Comparing")), target, here.seq)
+    _copy(here, there, step("Copying", here.ahead()))
+    target = digest(there, step("Reading the database", there.how_many()))
+    return Moved(digest(here, step("Comparing", here.rows_held)), target, here.seq)
 
 
 def _copy(here: JsonEnd, there: PostgresEnd, told: Callable[[int], None]) -> None:
     """Bring over the lines that are not there yet, some at once; each piece says how far it goes."""
     mark: tuple[int, str] | None = None
     piece, lines = Layer(), 0
-    for line in here.new_lines():
+    for line in counted(here.new_lines(), told):
         if mark is None:
             mark = there.begin(here.first)
         if line.seq <= mark[0]:
@@ -143,11 +144,9 @@ def _copy(here: JsonEnd, there: PostgresEnd, told: Callable[[int], None]) -> Non
         lines += 1
         if lines == LINES_AT_ONCE:
             there.take(piece, here.first, here.seq, here.head)
-            told(lines)
             piece, lines = Layer(), 0
     if lines:
         there.take(piece, here.first, here.seq, here.head)
-        told(lines)
 
 
 def _switch(store: JsonStore, here: JsonEnd, there: PostgresEnd, target: str, step: Step) -> Moved:

@@ -88,7 +88,7 @@ class PostgresStore(GroupCommit):
         return history_walk(self._line, "audit", query)
 
     def health(self) -> Health:
-        reason = self._line.away
+        reason = self._line.away or self._line.moved
         return Health(writable=not reason, reason=reason, details={"schema": self._version})
 
     # Opening and closing

@@ -15,6 +15,8 @@ from functools import cache
 from typing import Any
 
 from openclaw_billing.errors import BadSettings, StorageUnavailable
+from openclaw_billing.stores.postgres_sql import sql
+from openclaw_billing.stores.schema import MOVED
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +134,7 @@ class Line:
     """Every connection of one store: the writer's, the readers' pool and the watch's, which listens.
 
     `heard` is called with each notification, and with None when some may have been missed; `proved` with a
-    moment until which none was missed.
+    moment until which none was missed. `moved` says where the records are now, once they are elsewhere.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Line:
         self.url = url
         self.channel = ""
         self.away = "the store is closed"
+        self.moved = ""
         self._heard, self._proved = heard, proved
         self._writer: Any = None
         self._readers: Any = None
@@ -195,7 +198,7 @@ class Line:
             self.lose(first_line(error))
             raise StorageUnavailable from error
 
-    def read(self, sql: str, values: Mapping[str, object]) -> list[Any]:
+    def read(self, select: str, values: Mapping[str, object]) -> list[Any]:
         """The rows of one SELECT, each a tuple.
 
         Raises:
@@ -208,7 +211,7 @@ class Line:
                 raise StorageUnavailable
             try:
                 with readers.connection() as connection:
-                    rows: list[Any] = connection.execute(sql, values).fetchall()
+                    rows: list[Any] = connection.execute(select, values).fetchall()
                     return rows
             except unanswered() as error:
                 # The next who ask shall not wait as long: the watch finds out whether it was this once.
@@ -266,7 +269,8 @@ class Line:
 
     def _ping(self, connection: Any) -> None:
         begun = time.monotonic()
-        standby = connection.execute("SELECT pg_is_in_recovery()").fetchone()[0]
+        [standby, moved] = connection.execute(sql("standing"), {"moved": MOVED}).fetchone()
+        self.moved = "" if moved is None else f"the store was moved to {moved}"
         # A commit is answered after its words were sent off: they come before the answer to what is asked later.
         self._hear(connection, 0.0)
         self._proved(begun)

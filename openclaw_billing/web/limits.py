@@ -152,7 +152,10 @@ class Attempt:
             raise _blocked(verdict)
 
     def passed(self) -> None:
-        self._failures.passed(self._address, self._secret)
+        """Raises `TooManyRequests` if too many wrong ones came from there while this one was looked up."""
+        verdict = self._failures.passed(self._address, self._secret)
+        if verdict is not None:
+            raise _blocked(verdict)
 
 
 def address_of(runtime: Runtime, scope: Scope) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -37,9 +39,10 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'ps
 from openclaw_billing.stores import moving  # noqa: E402
 from openclaw_billing.stores.postgres import PostgresStore  # noqa: E402
 from openclaw_billing.stores.postgres_end import PostgresEnd  # noqa: E402
+from openclaw_billing.stores.postgres_verify import verify  # noqa: E402
 
 
-def quiet(_: str) -> Callable[[int], None]:
+def quiet(_name: str, _total: int) -> Callable[[int], None]:
     return lambda _done: None
 
 
@@ -111,6 +114,7 @@ def test_to_postgresql_and_back_everything_is_the_same(data: Path, postgres_url:
     moved = moving.to_postgres(data, None, postgres_url, quiet, switch=True)
     assert moved.problems == []
     same(before, held(postgres_url))
+    assert verify(postgres_url).problems == []
     back = moving.to_json(postgres_url, tmp_path / "back", data, None, quiet, switch=True)
     assert back.problems == []
     same(before, read(tmp_path / "back"))
@@ -141,6 +145,59 @@ def test_what_was_moved_takes_no_change_any_more(data: Path, postgres_url: str, 
     database.close()
     with pytest.raises(StartupError, match="was moved to"):
         PostgresStore(postgres_url).open()
+
+
+def test_every_step_is_told_how_many_there_are_and_each_of_them_once(
+    data: Path, postgres_url: str, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, list[int]]] = []
+
+    def step(name: str, total: int) -> Callable[[int], None]:
+        told.append((name, total, []))
+        return told[-1][2].append
+
+    moving.to_postgres(data, None, postgres_url, step, switch=False)
+    moving.to_postgres(data, None, postgres_url, step, switch=True)
+    moving.to_json(postgres_url, tmp_path / "back", data, None, step, switch=True)
+    assert [(name, total) for name, total, _ in told] == [(name, sum(done)) for name, _, done in told]
+    totals: dict[str, list[int]] = {}
+    for name, total, _ in told:
+        totals.setdefault(name, []).append(total)
+    records = sum(each.records for each in read(data).sums.values())
+    assert totals["Copying"][0] > 20
+    # The notes that a store makes of itself are among them.
+    assert all(records <= total <= records + 2 for total in totals["Reading the database"])
+    assert totals["Copying"][-1] == totals["Reading the database"][-1]
+
+
+def test_on_a_terminal_the_command_shows_how_far_it_is_of_how_many(data: Path, postgres_url: str) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "openclaw_billing", "move", "--to", postgres_url],
+        cwd=ROOT,
+        env={**os.environ, "OPENCLAW_DATA_DIR": str(data), "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    out, _ = process.communicate()
+    assert (process.returncode, b"sha256" in out) == (0, True), shown
+    lines = lines_in(data)
+    assert f"{lines}/{lines}".encode() in shown
+
+
+def lines_in(data: Path) -> int:
+    directory = Directory(data)
+    directory.open()
+    try:
+        return JsonEnd(directory, Chain()).ahead()
+    finally:
+        directory.close()
 
 
 def passed_on(round: int, tx: Transaction) -> None:
@@ -190,7 +247,7 @@ def counted(self, *rest):
         print("now", flush=True)
         sys.stdin.read()
 postgres_end.PostgresEnd.take = counted
-moving.to_postgres(Path(sys.argv[1]), None, sys.argv[2], lambda _: lambda _: None, switch=True)
+moving.to_postgres(Path(sys.argv[1]), None, sys.argv[2], lambda *_: lambda _: None, switch=True)
 """
 
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from openclaw_billing.contracts import Store
 from openclaw_billing.stores.postgres import PostgresStore
+from openclaw_billing.stores.postgres_verify import verify
 from tests.money.machine import Money, Opened
 from tests.stores import postgres_server
 
@@ -32,6 +33,7 @@ def test_whatever_happens_the_credits_are_what_the_model_says(postgres_address: 
 
             yield reopen(), reopen
             opened[-1].close()
+            assert verify(url).problems == []
 
     machine = type("MoneyOnPostgres", (Money,), {"factory": staticmethod(postgres_store)})
     run_state_machine_as_test(

@@ -82,6 +82,9 @@ SELECT row_to_json(found) FROM (
 -- name: count
 SELECT count(*) FROM {table} WHERE {wanted}
 
+-- name: all counted
+SELECT count(*) FROM {table}
+
 -- name: history
 SELECT row_to_json(found) FROM (
     SELECT position, {columns} FROM {table} WHERE {wanted} ORDER BY position DESC LIMIT %(limit)s
@@ -118,11 +121,45 @@ SELECT 1 FROM {table} LIMIT 1
 -- name: own facts
 SELECT name, value FROM facts WHERE name = ANY(%(names)s)
 
+-- name: standing
+SELECT pg_is_in_recovery(), (SELECT value FROM facts WHERE name = %(moved)s)
+
 -- name: folding
 SELECT quote_ident(nspname) || '.' || quote_ident(collname)
 FROM pg_collation JOIN pg_namespace ON pg_namespace.oid = collnamespace
 WHERE nspname = 'pg_catalog' AND collname IN ('pg_unicode_fast', 'pg_c_utf8', 'und-x-icu')
 ORDER BY collname <> 'pg_unicode_fast', collname <> 'pg_c_utf8' LIMIT 1
+
+-- name: how many
+SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM ledger)
+
+-- name: unsound
+WITH told AS (
+    SELECT client_id, number, available, reserved, balance,
+        sum(available + reserved) OVER (PARTITION BY client_id ORDER BY number) AS summed
+    FROM ledger
+), summed AS (
+    SELECT client_id, sum(available)::bigint AS available, sum(reserved)::bigint AS reserved,
+        count(*) AS entries, max(number) AS newest, min(number) FILTER (WHERE balance <> summed) AS wrong
+    FROM told GROUP BY client_id
+), pending AS (
+    SELECT client_id, sum(credits)::bigint AS credits FROM reservations WHERE state = 'pending' GROUP BY client_id
+), held AS (
+    SELECT client_id, reserved, entries,
+        (SELECT coalesce(sum((lot ->> 2)::bigint), 0)::bigint FROM jsonb_array_elements(lots) AS lot) AS available
+    FROM accounts
+), whole AS (
+    SELECT client_id, held.client_id IS NOT NULL AS has_account, held.available, held.reserved, held.entries,
+        coalesce(summed.available, 0) AS told_available, coalesce(summed.reserved, 0) AS told_reserved,
+        coalesce(summed.entries, 0) AS told_entries, coalesce(summed.newest, 0) AS newest, summed.wrong,
+        coalesce(pending.credits, 0) AS pending
+    FROM clients FULL JOIN held USING (client_id) FULL JOIN summed USING (client_id) FULL JOIN pending USING (client_id)
+)
+SELECT * FROM whole
+WHERE NOT has_account OR wrong IS NOT NULL OR pending <> reserved
+    OR (available, reserved) <> (told_available, told_reserved)
+    OR entries <> told_entries OR newest <> told_entries
+ORDER BY client_id
 
 -- name: leave
 CREATE OR REPLACE FUNCTION refuse_what_was_moved() RETURNS trigger LANGUAGE plpgsql AS $$
