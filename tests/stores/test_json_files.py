@@ -158,20 +158,23 @@ def test_a_stopped_holder_refuses_writes_at_the_deadline_while_reads_go_on(
     store = shop.open(lock_seconds_max=0.3)
     store.run(opening("c1", 5), "open")
     with subprocess.Popen(script(HOLD), stdout=subprocess.PIPE, cwd=ROOT) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        holder.send_signal(signal.SIGSTOP)
-        begun = time.monotonic()
-        with pytest.raises(StorageUnavailable):
-            store.run(charging("c1", "j1"), "charge")
-        assert 0.3 <= time.monotonic() - begun < 0.8
-        assert store.view.accounts.get("c1") is not None
-        assert store.ledger(HistoryQuery()).total == 1
-        holder.kill()
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            holder.send_signal(signal.SIGSTOP)
+            begun = time.monotonic()
+            with pytest.raises(StorageUnavailable):
+                store.run(charging("c1", "j1"), "charge")
+            assert 0.3 <= time.monotonic() - begun < 2.0
+            assert store.view.accounts.get("c1") is not None
+            assert store.ledger(HistoryQuery()).total == 1
+        finally:
+            # What is stopped would be waited for without end.
+            holder.kill()
         holder.wait()
         begun = time.monotonic()
         assert store.run(charging("c1", "j1"), "charge") is True
-        assert time.monotonic() - begun < 0.1
+        assert time.monotonic() - begun < 1.0
 
 
 def test_a_forked_child_charges_beside_its_parent_and_keeps_no_lock_of_it(shop: Shop) -> None:
