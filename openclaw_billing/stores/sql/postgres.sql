@@ -16,6 +16,9 @@ SELECT {key}, row_to_json(found) FROM (
     SELECT {columns} FROM {table} WHERE {key} > %(after)s ORDER BY {key} LIMIT %(limit)s
 ) AS found
 
+-- name: get some
+SELECT row_to_json(found) FROM (SELECT {columns} FROM {table} WHERE {key} = ANY(%(keys)s)) AS found
+
 -- name: lock
 SELECT row_to_json(found) FROM (
     SELECT {columns} FROM {table} WHERE {key} = ANY(%(keys)s) ORDER BY {key} FOR NO KEY UPDATE
@@ -81,6 +84,9 @@ SELECT row_to_json(found) FROM (
 
 -- name: count
 SELECT count(*) FROM {table} WHERE {wanted}
+
+-- name: written
+SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age(pg_current_xact_id()::xid)) FROM {table} WHERE {wanted}
 
 -- name: history
 SELECT row_to_json(found) FROM (
