@@ -11,19 +11,21 @@ from typing import Any, Protocol
 
 from openclaw_billing.errors import BadSettings
 from openclaw_billing.records import AuditEntry, LedgerEntry
+from openclaw_billing.stores.clients_watch import shown_seq
 from openclaw_billing.stores.codec import from_row
-from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress, counted
+from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress, Rows, counted
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
 from openclaw_billing.stores.journal_files import BEGUN, JOURNAL, closed_name
 from openclaw_billing.stores.json_create import Parts, marked, parts_of, seal_batch
-from openclaw_billing.stores.json_load import apply, gather
+from openclaw_billing.stores.json_load import Loaded, gather
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.schema import OWN_FACTS, TABLES
 from openclaw_billing.stores.tables import Base
 
 ROWS_PER_LINE = 1_000
 SEGMENT_BYTES = 64 << 20
+MARKS_KEPT = 7
 SECRETS = ("pepper",)
 _SEQ = re.compile(rb'"seq":(\d+)')
 _SEQ_WITHIN = 64
@@ -38,6 +40,9 @@ class JsonEnd:
         self._reader = Reader("", chain, sparing=True)
         self._closed, self._offset = 0, 0
         self._histories = Histories()
+        self._changed: dict[str, dict[str, Any]] = {name: {} for name in TABLES}
+        self._noting = False
+        self._marks: list[dict[str, Any]] = []
         self.base = Base()
         self.first = self.head = NO_SUM
         self.seq = 0
@@ -86,8 +91,25 @@ class JsonEnd:
             # Not kept unpacked: there may be more of them than memory holds.
             yield found.unpacked(row) if isinstance(row, bytes) else row
 
+    def some(self, table: str, keys: Iterable[str]) -> dict[str, Any]:
+        get = self.base.tables[table].get
+        return {key: record for key in keys if (record := get(key)) is not None}
+
     def histories(self, progress: Progress) -> Histories:  # noqa: ARG002 - summed up as the lines came
         return self._histories
+
+    def place(self) -> Loaded:
+        """Where it has been read up to, and what it says of the files, without any record."""
+        place = Loaded(seq=self.seq, head=self.head, batch=self._reader.batch, marks=self._marks)
+        place.segment, place.size = self._closed + 1, self._offset
+        if self._marks:
+            place.marked_seq = shown_seq(self._marks[-1])
+        return place
+
+    def changed(self) -> Rows:
+        """The rows that were changed since this was asked before, as they were then: noted from the first time on."""
+        changed, self._changed, self._noting = self._changed, {name: {} for name in TABLES}, True
+        return changed
 
     def _batches(self, data: bytes) -> Iterator[list[Line]]:
         batch: list[Line] = []
@@ -103,13 +125,26 @@ class JsonEnd:
         reader.seq, reader.head, reader.batch = before
 
     def _take(self, line: Line, said: Line) -> None:
-        apply(self.base, line)
+        layer = Layer()
+        gather(line, layer)
+        if self._noting:
+            self._note(layer)
+        layer.publish(self.base)
         for name, record in HISTORIES.items():
             for entry in said.data.get(name, ()):
                 self._histories.add(name, from_row(record, dict(entry)))
+        if (mark := said.data.get("mark")) is not None:
+            self._marks = [*self._marks[-MARKS_KEPT:], mark]
         self.seq, self.head = line.seq, line.sum
         if self.first == NO_SUM:
             self.first = line.sum
+
+    def _note(self, layer: Layer) -> None:
+        for name, rows in layer.puts.items():
+            noted, get = self._changed[name], self.base.tables[name].get
+            for key in rows:
+                if key not in noted and not (name == "facts" and key.startswith(OWN_FACTS)):
+                    noted[key] = get(key)
 
     def _check_rest(self, data: bytes) -> None:
         """Behind the last whole batch only one that is being written may stand, or was cut short."""

@@ -3,6 +3,9 @@
 To PostgreSQL the journal is followed while gateways work on it; what they add meanwhile is brought over by the
 next run. From PostgreSQL everything is read in one transaction. `switch` makes the last step of either: under
 the store's own lock the rest is brought over and compared, and the store takes no change any more.
+
+The last step to PostgreSQL is short. From the comparison on the database is held, so that nothing there changes but
+by what is brought over; so of both sides only the rows that the rest touches, and its entries, are compared again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from openclaw_billing.contracts import Transaction
 from openclaw_billing.errors import StartupError
 from openclaw_billing.records import Fact
 from openclaw_billing.stores.digests import Digests, counted, digest
@@ -19,11 +21,15 @@ from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_end import JsonEnd, carry_secrets, fill, prepare, records_of
 from openclaw_billing.stores.json_store import JsonStore
+from openclaw_billing.stores.last_line import LastLine
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.postgres_end import PostgresEnd, shown
+from openclaw_billing.stores.postgres_line import driver, first_line
 from openclaw_billing.stores.schema import MOVED
 
 LINES_AT_ONCE = 1_000
+ROUNDS_MAX = 10
+"""How often what came meanwhile is brought over before the last step is made, however much is left."""
 
 Step = Callable[[str, int], Callable[[int], None]]
 """Told of each step by its name and how many there are to do; what it answers is told how many more are done."""
@@ -35,8 +41,6 @@ class Moved:
 
     source: Digests
     target: Digests
-    seq: int = 0
-    """The journal's line that it is as of; 0 where the source has none."""
 
     @property
     def problems(self) -> list[str]:
@@ -62,17 +66,20 @@ def to_postgres(data_dir: Path, chain_key: bytes | None, url: str, step: Step, *
     directory.open()
     here, there = JsonEnd(directory, Chain(chain_key)), PostgresEnd(url)
     try:
-        moved = _bring_over(here, there, step)
+        _copy(here, there, step("Copying", here.ahead()))
+        there.hold_to_compare()
+        moved = _compared(here, there, step)
         already = here.base.facts.get(MOVED)
-        if moved.problems:
-            raise NotTheSame(moved.problems[0])
         if already is not None and already.value != shown(url):
             raise StartupError(f"The store in {data_dir} was moved to {already.value} before")
         if switch and already is None:
-            moved = _switch(JsonStore(data_dir, chain_key=chain_key), here, there, shown(url), step)
-        if switch:
+            _switch(LastLine(data_dir, chain_key, here.place()), here, there, moved, shown(url), step)
+        elif switch:
+            there.commit()
             there.finish()
         return moved
+    except driver().Error as error:
+        raise StartupError(f"The database cannot be used: {first_line(error)}") from error
     finally:
         there.close()
         directory.close()
@@ -113,19 +120,26 @@ def to_json(
         if switch:
             here.leave(str(target))
         return moved
+    except driver().Error as error:
+        raise StartupError(f"The database cannot be used: {first_line(error)}") from error
     finally:
         here.close()
         there.close()
 
 
-def _bring_over(here: JsonEnd, there: PostgresEnd, step: Step) -> Moved:
-    _copy(here, there, step("Copying", here.ahead()))
+def _compared(here: JsonEnd, there: PostgresEnd, step: Step) -> Moved:
+    """What both ends hold now, all of it read; from here on the rows that change are noted."""
+    here.changed()
     target = digest(there, step("Reading the database", there.how_many()))
-    return Moved(digest(here, step("Comparing", here.rows_held)), target, here.seq)
+    moved = Moved(digest(here, step("Comparing", here.rows_held)), target)
+    if moved.problems:
+        raise NotTheSame(moved.problems[0])
+    return moved
 
 
-def _copy(here: JsonEnd, there: PostgresEnd, told: Callable[[int], None]) -> None:
-    """Bring over the lines that are not there yet, some at once; each piece says how far it goes."""
+def _copy(here: JsonEnd, there: PostgresEnd, told: Callable[[int], None]) -> int:
+    """Bring over the lines that are not there yet, some at once; each piece says how far it goes. How many it were."""
+    copied = 0
     mark: tuple[int, str] | None = None
     piece, lines = Layer(), 0
     for line in counted(here.new_lines(), told):
@@ -144,23 +158,39 @@ def _copy(here: JsonEnd, there: PostgresEnd, told: Callable[[int], None]) -> Non
         lines += 1
         if lines == LINES_AT_ONCE:
             there.take(piece, here.first, here.seq, here.head)
+            copied += lines
             piece, lines = Layer(), 0
     if lines:
         there.take(piece, here.first, here.seq, here.head)
+    return copied + lines
 
 
-def _switch(store: JsonStore, here: JsonEnd, there: PostgresEnd, target: str, step: Step) -> Moved:
-    """The last step: an operation of the store, so that nobody changes it between the last line and the note."""
+def _catch_up(here: JsonEnd, there: PostgresEnd, moved: Moved, told: Callable[[int], None]) -> int:
+    """Bring over what is new since the last comparison, and compare that."""
+    lines = _copy(here, there, told)
+    changed = here.changed()
+    moved.source.follow(here, changed)
+    moved.target.follow(there, changed)
+    if moved.problems:
+        raise NotTheSame(moved.problems[0])
+    return lines
 
-    def operation(tx: Transaction) -> Moved:
-        moved = _bring_over(here, there, step)
-        if moved.problems:
-            raise NotTheSame(moved.problems[0])
-        tx.facts.put(Fact(name=MOVED, value=target))
-        return moved
 
-    store.open()
+def _switch(last: LastLine, here: JsonEnd, there: PostgresEnd, moved: Moved, target: str, step: Step) -> None:
+    """The last step, under the store's lock, so that nobody changes it between the last line and the note."""
     try:
-        return store.run(operation, "move")
+        last.open()
+        told = step("Catching up", here.ahead())
+        for _ in range(ROUNDS_MAX):
+            if _catch_up(here, there, moved, told) < LINES_AT_ONCE:
+                break
+        told = step("Switching", here.ahead())
+        with last.held():
+            _catch_up(here, there, moved, told)
+            if strange := there.strange(moved.target):
+                raise NotTheSame(f"{strange[0]} holds rows that the database has changed by itself")
+            there.commit()
+            last.write("move", Fact(name=MOVED, value=target), here.seq)
+            there.finish()
     finally:
-        store.close()
+        last.close()

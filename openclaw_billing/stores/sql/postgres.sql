@@ -16,6 +16,9 @@ SELECT {key}, row_to_json(found) FROM (
     SELECT {columns} FROM {table} WHERE {key} > %(after)s ORDER BY {key} LIMIT %(limit)s
 ) AS found
 
+-- name: get some
+SELECT row_to_json(found) FROM (SELECT {columns} FROM {table} WHERE {key} = ANY(%(keys)s)) AS found
+
 -- name: lock
 SELECT row_to_json(found) FROM (
     SELECT {columns} FROM {table} WHERE {key} = ANY(%(keys)s) ORDER BY {key} FOR NO KEY UPDATE
@@ -84,6 +87,9 @@ SELECT count(*) FROM {table} WHERE {wanted}
 
 -- name: all counted
 SELECT count(*) FROM {table}
+
+-- name: written
+SELECT count(*), count(*) FILTER (WHERE age(xmin) <= age(pg_current_xact_id()::xid)) FROM {table} WHERE {wanted}
 
 -- name: history
 SELECT row_to_json(found) FROM (
