@@ -147,7 +147,7 @@ class JsonStore(LineHistory, GroupCommit):
         self.drain()
         self._snapshots.stop()
         self._replica.read_on()
-        if self.is_behind and not self._replica.end.poisoned and not self._replica.damaged:
+        if self.is_behind and not self._replica.end.poisoned:
             with contextlib.suppress(StorageUnavailable, CorruptStore, OSError):
                 self._snapshots.write(paced=False, wait_seconds=CLOSING_SECONDS_MAX)
         loaded = self._replica.loaded
@@ -244,8 +244,8 @@ class JsonStore(LineHistory, GroupCommit):
 
     @property
     def is_behind(self) -> bool:
-        """Whether there are changes that no snapshot holds."""
-        return self._replica.is_behind
+        """Whether there are changes that no snapshot holds, and one could be written."""
+        return self._replica.is_behind and not self._replica.refusal
 
     def snapshot(self, *, whole: bool = True) -> bool:
         """Write a snapshot now, or its checkpoint alone; whether it was this process that wrote it."""

@@ -118,7 +118,7 @@ class Snapshots:
             try:
                 return self._store.publish_snapshot(mark, generation)
             except StorageUnavailable:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or not self._store.is_behind:
                     raise
             time.sleep(PAUSE_SECONDS)
 
