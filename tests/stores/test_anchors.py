@@ -189,7 +189,9 @@ def test_what_a_first_start_that_died_leaves_behind_is_an_empty_store(shop: Shop
 
 
 @needs_strace
-@pytest.mark.parametrize("call", ["openat", "write", "fsync", "renameat"])
+@pytest.mark.parametrize(
+    "call", [pytest.param("openat", marks=pytest.mark.slow), "write", "fsync", "renameat"]
+)
 def test_a_first_start_killed_anywhere_is_followed_by_one_that_works(tmp_path: Path, call: str) -> None:
     assert STRACE is not None
     code = "import sys; from pathlib import Path; from openclaw_billing.stores.json_store import JsonStore\n"

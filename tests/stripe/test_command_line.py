@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from openclaw_billing import inbox, reconcile
+from openclaw_billing import cli, inbox, reconcile
 from openclaw_billing.stripe_records import InboxStatus
 from tests.served import ROOT, clean_environment
 from tests.stripe.house import Buyer, House
@@ -36,26 +36,31 @@ Stripe = Callable[..., Awaitable[Done]]
 
 
 @pytest.fixture
-def stripe(house: House, tmp_path: Path) -> Stripe:
-    """The command in a process of its own, against the fake, on the house's store."""
+def stripe(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Stripe:
+    """The command in a thread of its own, against the fake, on the house's store."""
     environment = {
         "OPENCLAW_DATA_DIR": str(tmp_path / "data"),
         "STRIPE_SECRET_KEY": house.fake.key_text,
         "STRIPE_API_BASE": house.fake.url,
-        "PYTHONPATH": str(ROOT),
         "COLUMNS": "300",
     }
 
+    def command(arguments: tuple[str, ...], settings: dict[str, str]) -> Done:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in clean_environment(**{**environment, **settings}).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["openclaw_billing", "stripe", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0, out, err)
+
     async def run(*arguments: str, **settings: str) -> Done:
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "openclaw_billing", "stripe", *arguments],
-            env=clean_environment(**{**environment, **settings}),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        return await asyncio.to_thread(command, arguments, settings)
 
     return run
 
