@@ -33,6 +33,8 @@ from openclaw_billing.stores.schema import FILLING, MOVED
 log = logging.getLogger(__name__)
 
 RETRIES_MAX = 3
+CONTENDED_SECONDS_MAX = 2.0
+"""How long one operation that others are in the way of is tried before it is refused."""
 DOUBT_SECONDS_MAX = 2.0
 """How long the callers of a batch whose commit nobody answered wait to hear whether it came about."""
 
@@ -154,9 +156,8 @@ class PostgresStore(GroupCommit):
             return changed
         known: set[Wish] = set()
         taken: Exception | None = None
-        for attempt in range(1 + RETRIES_MAX):
-            if attempt:
-                time.sleep(random.uniform(0, 0.005 * 2**attempt))  # noqa: S311 - no secret
+        attempt, deadline = 0, time.monotonic() + CONTENDED_SECONDS_MAX
+        while True:
             connection = self._line.writer()
             run = Run(connection, tickets)
             try:
@@ -167,7 +168,11 @@ class PostgresStore(GroupCommit):
                 if not self._may_retry(connection, error):
                     return self._one_by_one(tickets, error)
                 taken = error if getattr(error, "sqlstate", None) == UNIQUE else None
-        return self._one_by_one(tickets, taken)
+            attempt += 1
+            waits = len(tickets) == 1 and taken is None and time.monotonic() < deadline
+            if attempt > RETRIES_MAX and not waits:
+                return self._one_by_one(tickets, taken)
+            time.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, RETRIES_MAX)))  # noqa: S311 - no secret
 
     def _guessed(self, tickets: list[Ticket]) -> Changed | None:
         """What changed, if all could be guessed and was guessed right.
