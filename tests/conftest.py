@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 
 import pytest
+
+# A context costs as much as a dozen requests, and what the tests call speaks plain HTTP.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 @pytest.fixture
