@@ -23,7 +23,7 @@ from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.layers import Layer
 from openclaw_billing.stores.memory import observed
 from openclaw_billing.stores.postgres_batch import Appeared, InDoubt, Run, Wish, announced
-from openclaw_billing.stores.postgres_guess import Guessing, Memory
+from openclaw_billing.stores.postgres_guess import Guess, Memory
 from openclaw_billing.stores.postgres_line import Line, connect, driver, first_line, unanswered
 from openclaw_billing.stores.postgres_schema import check_version
 from openclaw_billing.stores.postgres_sql import sql
@@ -70,7 +70,6 @@ class PostgresStore(GroupCommit):
         self._version = self._folding = ""
         self._last_batch = ""
         self._memory = Memory()
-        self._guessing = Guessing(self._memory)
         self._doubts: list[tuple[str, Changed]] = []
         self._opened = False
         survive_forks(self)
@@ -127,9 +126,6 @@ class PostgresStore(GroupCommit):
 
     # Writing
 
-    def run_ahead(self, tickets: list[Ticket]) -> None:
-        self._guessing.run_ahead(tickets)
-
     def commit(self, tickets: list[Ticket]) -> Callable[[], None] | None:
         begun = time.perf_counter()
         try:
@@ -180,14 +176,15 @@ class PostgresStore(GroupCommit):
         Raises:
             StorageUnavailable
         """
-        guess = self._guessing.of(tickets)
-        if guess is None:
+        if not self._memory.may_guess():
             return None
         connection = self._line.writer()
+        guess = Guess(connection, tickets, self._memory)
+        if not guess.runs():
+            return None
         batch_id, right = secrets.token_hex(16), False
         try:
-            with self._guessing.sent(guess):
-                right = guess.holds(connection, batch_id, self._last_batch)
+            right = guess.holds(batch_id, self._last_batch)
             if guess.changed:
                 self._last_batch = batch_id
         except InDoubt as doubt:
@@ -195,15 +192,11 @@ class PostgresStore(GroupCommit):
         except (driver().Error, ValueError, TypeError) as error:
             self._may_retry(connection, error)
         self._memory.was_right(right, guess.keys)
-        if not right:
-            return None
-        guess.tell()
-        return guess.changed
+        return guess.changed if right else None
 
     def _finish(self, run: Run) -> Changed:
         if not run.changed:
             run.end()
-            run.tell()
             return []
         batch_id = secrets.token_hex(16)
         try:
@@ -215,7 +208,6 @@ class PostgresStore(GroupCommit):
         for word in announced(run.batch):
             # Here at once, elsewhere when the word arrives.
             self._kept.hear(word)
-        run.tell()
         return run.changed
 
     def _may_retry(self, connection: Any, error: Exception) -> bool:
@@ -337,7 +329,6 @@ class PostgresStore(GroupCommit):
         self.forget_threads()
         self._doubts = []
         self._memory.forget()
-        self._guessing = Guessing(self._memory)
         self._line = Line(self.url, self._kept.hear, self._kept.prove)
         self.view = PostgresView(self._line, self._kept)
         self.view.fold_with(self._folding)

@@ -21,13 +21,13 @@ for late, a batch waits briefly, then begins again with all of its rows in order
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.group_commit import Ticket
 from openclaw_billing.stores.layers import Layer, LayeredTransaction
-from openclaw_billing.stores.postgres_sql import NO_TEXTS, defaults_of, rows_of, sql, unpacked
+from openclaw_billing.stores.postgres_sql import defaults_of, rows_of, sql, unpacked
 from openclaw_billing.stores.schema import TABLES, TableSpec
 from openclaw_billing.stores.tables import Base, BaseTable
 
@@ -184,27 +184,21 @@ class _ReadTable(BaseTable[Any]):
 class Attempt:
     """One attempt at one batch: what its tickets have changed so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Any, tickets: list[Ticket]) -> None:
+        self._connection = connection
+        self._tickets = tickets
         self.batch = Layer()
         self.changed: list[tuple[Ticket, Layer]] = []
-        self.outcomes: list[tuple[Ticket, object, Exception | None]] = []
-        """What each ticket came to, for them to be told if the attempt is the one that counts."""
-        self.texts: dict[int, str] = {}
-        """The JSON of records, by their identities, as far as it was made already."""
-
-    def tell(self) -> None:
-        """The batch is durable: this is what its tickets came to."""
-        for ticket, answer, error in self.outcomes:
-            ticket.answer, ticket.error = answer, error
 
     def _run_in(self, tx: LayeredTransaction, ticket: Ticket) -> bool:
         """Run the ticket over the ones before it; whether it changed anything."""
+        ticket.answer = ticket.error = None
         try:
             answer = ticket.operation(tx)
         except Exception as error:  # noqa: BLE001 - an operation's error belongs to its caller, whatever it is
-            self.outcomes.append((ticket, None, error))
+            ticket.error = error
             return False
-        self.outcomes.append((ticket, answer, None))
+        ticket.answer = answer
         if tx.layer.empty:
             return False
         self.batch.absorb(tx.layer)
@@ -212,15 +206,14 @@ class Attempt:
         return True
 
     def _writes(self, reads: Base, only_if: str = "true") -> list[Written]:
-        return list(_writes_of(self.batch, reads, self.changed, only_if, self.texts))
+        return list(_writes_of(self.batch, reads, self.changed, only_if))
 
 
 class Run(Attempt):
     """The sure way: `go`, then `commit` or `end`."""
 
     def __init__(self, connection: Any, tickets: list[Ticket]) -> None:
-        super().__init__()
-        self._connection, self._tickets = connection, tickets
+        super().__init__(connection, tickets)
         self.reads = Reads(connection)
         self._absent: set[tuple[str, str]] = set()
 
@@ -331,11 +324,7 @@ def load(connection: Any, batch: Layer) -> None:
 
 
 def _writes_of(
-    batch: Layer,
-    reads: Base,
-    changed: Iterable[tuple[Any, Layer]],
-    only_if: str = "true",
-    texts: Mapping[int, str] = NO_TEXTS,
+    batch: Layer, reads: Base, changed: Iterable[tuple[Any, Layer]], only_if: str = "true"
 ) -> Iterator[Written]:
     """The statements that write the batch: what goes first, so that what comes finds its place free."""
     for name in reversed(list(TABLES)):
@@ -352,16 +341,16 @@ def _writes_of(
             if (record := rows[key]) is not None:
                 (new if table.knows_absent(key) else old).append(record)  # type: ignore[attr-defined]
         if old:
-            written = {"defaults": defaults_of(name), "rows": rows_of(name, old, texts)}
+            written = {"defaults": defaults_of(name), "rows": rows_of(name, old)}
             yield sql("write", name, only_if=only_if), written
         if new:
-            inserted = {"defaults": defaults_of(name), "rows": rows_of(name, new, texts)}
+            inserted = {"defaults": defaults_of(name), "rows": rows_of(name, new)}
             yield sql("insert", name, only_if=only_if), inserted
     ledger: list[LedgerEntry] = [entry for _, layer in changed for entry in layer.ledger]
     audit: list[AuditEntry] = [entry for _, layer in changed for entry in layer.audit]
     for name, entries in (("ledger", ledger), ("audit", audit)):
         if entries:
-            appended = {"defaults": defaults_of(name), "rows": rows_of(name, entries, texts)}
+            appended = {"defaults": defaults_of(name), "rows": rows_of(name, entries)}
             yield sql("insert", name, only_if=only_if), appended
 
 

@@ -5,21 +5,16 @@ are remembered; jobs and the like, which come under ids of their own, are taken 
 once: the accounts are locked if they still are the versions that were remembered, and only then is anything
 written. What was taken for new is inserted, and the database refuses it where it was not.
 
-While the server works on one batch the next is run already, by whoever would wait, over what that one will have
-written: it is believed only if that one came about.
-
 Whatever cannot be guessed, or was guessed wrong, is done again the sure way, by `postgres_batch`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from openclaw_billing.stores.group_commit import Ticket
-from openclaw_billing.stores.layers import NOTHING, Layer, LayeredTransaction
+from openclaw_billing.stores.layers import Layer, LayeredTransaction
 from openclaw_billing.stores.postgres_batch import (
     OUT_OF_ORDER_LOCK,
     Attempt,
@@ -28,7 +23,7 @@ from openclaw_billing.stores.postgres_batch import (
     announced,
     keepable,
 )
-from openclaw_billing.stores.postgres_sql import IF_UNCHANGED, packed, sql
+from openclaw_billing.stores.postgres_sql import IF_UNCHANGED, sql
 from openclaw_billing.stores.schema import TABLES, TableSpec
 from openclaw_billing.stores.tables import Base, BaseTable
 
@@ -38,11 +33,6 @@ TAKEN_FOR_NEW = frozenset({"jobs", "reservations", "spent"})
 ROWS_MAX = 20_000
 RESTS_MAX = 15
 XIDS = 1 << 32
-
-
-def version_of(transaction: int) -> str:
-    """As a row says which transaction wrote it, in 32 bits."""
-    return str(transaction % XIDS)
 
 
 class Memory:
@@ -58,7 +48,8 @@ class Memory:
 
     def keep(self, batch: Layer, transaction: int) -> None:
         """What that transaction has written and committed is known from now on."""
-        version = version_of(transaction)
+        # A row says in 32 bits which transaction wrote it.
+        version = str(transaction % XIDS)
         for key, record in batch.puts.get(REMEMBERED, {}).items():
             self._rows.pop(key, None)
             if record is not None:
@@ -87,69 +78,40 @@ class Memory:
 
 
 class Guess(Attempt):
-    """One batch over remembered rows, and over those of the guess `after` which it is sent: `runs`, then `holds`."""
+    """One batch over remembered rows: `runs` first, then `holds`."""
 
-    def __init__(self, memory: Memory, after: Guess | None = None) -> None:
-        super().__init__()
+    def __init__(self, connection: Any, tickets: list[Ticket], memory: Memory) -> None:
+        super().__init__(connection, tickets)
         self._memory = memory
-        self._after = after
-        self._tickets: list[Ticket] = []
-        self._written: set[tuple[str, str]] = set()
         self._absent: set[tuple[str, str]] = set()
         """What tickets that have changed nothing took for new."""
-        self.guessed = Guesses(memory, NOTHING if after is None else after.batch)
-        self.can_be = True
-        """Whether all that was looked at so far could be guessed."""
-        self.transaction: int | None = None
-        """Which one it was, once it is committed."""
+        self.guessed = Guesses(memory)
 
     @property
     def keys(self) -> set[str]:
         """The accounts that were remembered and looked at."""
         return set(self.guessed.versions)
 
-    def is_of(self, tickets: list[Ticket]) -> bool:
-        """Whether those that were run are the first of these."""
-        return self._tickets == tickets[: len(self._tickets)]
-
-    def runs(self, tickets: list[Ticket]) -> bool:
-        """Run those that were not yet; whether all that they looked at could be guessed, and can be checked."""
+    def runs(self) -> bool:
+        """Run every ticket; whether all that they looked at could be guessed, and can be checked."""
         guessed = self.guessed
         tx = LayeredTransaction(guessed, self.batch)
+        written: set[tuple[str, str]] = set()
         try:
-            for ticket in tickets[len(self._tickets) :]:
-                self._tickets.append(ticket)
+            for ticket in self._tickets:
                 tx.begin()
                 taken = guessed.taken_for_new = set[tuple[str, str]]()
-                changed = self._run_in(tx, ticket)
-                (self._written if changed else self._absent).update(taken)
-                if changed:
-                    self._pack(tx.layer)
-        except (Missing, ValueError, TypeError):
-            # What cannot be kept is refused by the sure way, to the one whose it is.
-            self.can_be = False
-        if not self.can_be:
+                (written if self._run_in(tx, ticket) else self._absent).update(taken)
+        except Missing:
             return False
         puts = self.batch.puts
-        new = all(puts.get(name, {}).get(key) is not None for name, key in self._written)
+        new = all(puts.get(name, {}).get(key) is not None for name, key in written)
         gone = any(record is None for rows in puts.values() for record in rows.values())
         # What other gateways must be told of is left to the sure way.
         return new and not gone and not announced(self.batch)
 
-    def follows(self) -> bool:
-        """Whether what it was run over came about."""
-        if self._after is None:
-            return True
-        guessed, transaction = self.guessed, self._after.transaction
-        self._after, guessed.before = None, NOTHING
-        if transaction is None:
-            return not guessed.written_before
-        for key in guessed.written_before:
-            guessed.versions[key] = version_of(transaction)
-        return True
-
-    def holds(self, connection: Any, batch_id: str, before: str) -> bool:
-        """Write what was changed and make it durable, if the accounts are as they were guessed to be.
+    def holds(self, batch_id: str, before: str) -> bool:
+        """Write what was changed and make it durable, if the accounts are as they were remembered.
 
         Raises:
             InDoubt, psycopg.Error
@@ -157,10 +119,10 @@ class Guess(Attempt):
         """
         keys = sorted(self.guessed.versions)
         versions = [self.guessed.versions[key] for key in keys]
-        execute = connection.execute
+        execute = self._connection.execute
         writes = self._writes(self.guessed, IF_UNCHANGED)
         try:
-            with connection.pipeline():
+            with self._connection.pipeline():
                 execute("BEGIN")
                 checked = execute(sql("unchanged"), {"keys": keys, "versions": versions, "count": len(keys)})
                 for name in sorted({name for name, _ in self._absent}):
@@ -176,73 +138,18 @@ class Guess(Attempt):
                 execute("COMMIT")
             unchanged: bool = checked.fetchone()[0] == "true"
         except Exception as error:
-            if connection.closed:
+            if self._connection.closed:
                 raise InDoubt(self.changed, self.batch) from error
             raise
         if unchanged and self.changed:
-            transaction: int = written.fetchone()[0]
-            self._memory.keep(self.batch, transaction)
-            self.transaction = transaction
+            self._memory.keep(self.batch, written.fetchone()[0])
         return unchanged
-
-    def _pack(self, layer: Layer) -> None:
-        found = [(name, list(rows.values())) for name, rows in layer.puts.items()]
-        for name, records in (*found, ("ledger", layer.ledger), ("audit", layer.audit)):
-            for record in records:
-                if record is not None:
-                    self.texts[id(record)] = packed(name, record)
-
-
-class Guessing:
-    """The guess that the server works on, and the next one, which is run by whoever waits meanwhile."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._running = threading.Lock()
-        self._sent: Guess | None = None
-        self._next: Guess | None = None
-
-    def run_ahead(self, tickets: list[Ticket]) -> None:
-        """Run them, or those that came since, as they will be if what the server works on comes about."""
-        if not tickets or self._sent is None or not self._running.acquire(blocking=False):
-            return
-        try:
-            if self._next is None or not self._next.is_of(tickets):
-                self._next = Guess(self._memory, self._sent)
-            if self._next.can_be:
-                self._next.runs(tickets)
-        finally:
-            self._running.release()
-
-    def of(self, tickets: list[Ticket]) -> Guess | None:
-        """What they come to, if all of it can be guessed."""
-        # Whoever is running them just now is nearly done.
-        with self._running:
-            guess, self._next = self._next, None
-        if guess is None or not guess.is_of(tickets) or not guess.follows():
-            if not self._memory.may_guess():
-                return None
-            guess = Guess(self._memory)
-        return guess if guess.runs(tickets) else None
-
-    @contextlib.contextmanager
-    def sent(self, guess: Guess) -> Iterator[None]:
-        """The server works on this one."""
-        self._sent = guess
-        try:
-            yield
-        finally:
-            self._sent = None
 
 
 class Guesses(Base):
     """The rows of one batch, as they are guessed to be."""
 
-    def __init__(self, memory: Memory, before: Layer) -> None:
-        self.before = before
-        """What is being written while these are looked at."""
-        self.written_before: set[str] = set()
-        """The accounts that were taken from there; their versions are known once it is committed."""
+    def __init__(self, memory: Memory) -> None:
         self.versions: dict[str, str] = {}
         self.taken_for_new: set[tuple[str, str]] = set()
         """Of the ticket that runs now."""
@@ -270,12 +177,6 @@ class _GuessedTable(BaseTable[Any]):
         name, guesses = self.spec.name, self._guesses
         if not keepable(key):
             return None
-        before = guesses.before.puts.get(name, {})
-        if key in before:
-            if name != REMEMBERED or before[key] is None:
-                raise Missing
-            guesses.written_before.add(key)
-            return before[key]
         if name in TAKEN_FOR_NEW:
             guesses.taken_for_new.add((name, key))
             guesses.absent.add((name, key))

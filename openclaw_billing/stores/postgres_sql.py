@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from openclaw_billing.records import AuditEntry, LedgerEntry
@@ -23,7 +22,6 @@ FILE = Path(__file__).parent / "sql" / "postgres.sql"
 HISTORY: Mapping[str, type] = {"ledger": LedgerEntry, "audit": AuditEntry}
 
 
-NO_TEXTS: Mapping[int, str] = MappingProxyType({})
 IF_UNCHANGED = "current_setting('openclaw.unchanged') = 'true'"
 """What `unchanged` has found earlier in the same transaction."""
 
@@ -108,9 +106,8 @@ def packed(table: str, record: Any) -> str:
     return text
 
 
-def rows_of(table: str, records: Iterable[Any], texts: Mapping[int, str] = NO_TEXTS) -> str:
-    """The records as one JSON array; `texts` are those that were packed before, by their identities."""
-    return f"[{','.join([texts.get(id(each)) or packed(table, each) for each in records])}]"
+def rows_of(table: str, records: Iterable[Any]) -> str:
+    return f"[{','.join([packed(table, each) for each in records])}]"
 
 
 def unpacked(table: str, row: dict[str, Any]) -> Any:
