@@ -31,7 +31,8 @@ USAGE = "/api/billing/usage"
 @contextmanager
 def on_postgres(*, durable: bool) -> Iterator[tuple[Server, Callable[[], Served]]]:
     """A PostgreSQL of our own, and gateways on one schema of it."""
-    settings = {"OPENCLAW_KEY_PEPPER": secrets.token_hex(32)}
+    # Revoked keys are asked with again and again here, from one address.
+    settings = {"OPENCLAW_KEY_PEPPER": secrets.token_hex(32), "OPENCLAW_FAILURES_PER_ADDRESS": "0"}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         try:
             database = stack.enter_context(postgres_server.serving(durable=durable))
