@@ -132,8 +132,11 @@ def test_the_list_of_commands_here_is_the_whole(run: Run) -> None:
 def told_of(command: Any, name: str) -> Iterator[tuple[str, str]]:
     """What the help says of the command, of each thing it is given, and of all commands below it."""
     yield name, command.help or ""
+    context = typer.Context(command)
     for each in command.params:
-        yield f"{name} {each.name}", getattr(each, "help", None) or ""
+        record = each.get_help_record(context)
+        # What it adds of its own stands in brackets.
+        yield f"{name} {each.name}", "" if record is None else re.sub(r"\s*\[[^]]*\]$", "", record[1])
     for below, each in getattr(command, "commands", {}).items():
         yield from told_of(each, f"{name} {below}")
 
