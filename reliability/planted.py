@@ -8,12 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from reliability.figure import Seen
-from tests.money.machine import Money
-from tests.money.test_mutants import MUTANTS
+from tests.money.test_mutants import MUTANTS, search
 from tests.simulation.__main__ import NIGHT_SEEDS
 from tests.simulation.judge import Violation
 from tests.simulation.mutants import FILES, MONEY, Plant
@@ -71,19 +68,7 @@ def _by_the_machine(place: int) -> Found:
     with pytest.MonkeyPatch.context() as patch:
         plant(patch)
         try:
-            run_state_machine_as_test(
-                Money,
-                settings=settings(
-                    max_examples=5_000,
-                    stateful_step_count=30,
-                    deadline=None,
-                    database=None,
-                    phases=[Phase.generate],
-                    report_multiple_bugs=False,
-                    print_blob=False,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
+            search()
         except AssertionError:
             found = 1
     return Found(plant.__name__, time.perf_counter() - begun, found)

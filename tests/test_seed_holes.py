@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,6 @@ def app(settings: Settings, clock: ManualClock) -> Iterator[FastAPI]:
     client_auth.runtime.reconfigure(settings, clock=clock)
     yield gateway.create_app(settings)
     client_auth.runtime.reconfigure()
-
-
-@pytest.fixture
-async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        yield client
 
 
 async def create(http: httpx.AsyncClient, plan: str = "free", name: str = "acme") -> dict[str, Any]:

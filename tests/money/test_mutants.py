@@ -21,6 +21,16 @@ from openclaw_billing.records import Account, Draw, EntryKind, Reservation, Rese
 from tests.money.machine import Money
 
 SECONDS_MAX = 30
+SEARCH = settings(
+    max_examples=5_000,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -161,23 +171,16 @@ MUTANTS: tuple[Plant, ...] = (
 )
 
 
+def search() -> None:
+    """Let the machine look for a bug. Raises `AssertionError` when it finds one."""
+    run_state_machine_as_test(Money, settings=SEARCH)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("plant", MUTANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     begun = time.monotonic()
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            Money,
-            settings=settings(
-                max_examples=5_000,
-                stateful_step_count=30,
-                deadline=None,
-                database=None,
-                phases=[Phase.generate],
-                report_multiple_bugs=False,
-                print_blob=False,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        search()
     assert time.monotonic() - begun < SECONDS_MAX
