@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import select
@@ -32,6 +33,7 @@ RELEASE, FSYNC, FLUSH, INIT, INTERRUPT, BATCH_FORGET = 18, 20, 25, 26, 36, 42
 UNANSWERED = frozenset({FORGET, BATCH_FORGET, INTERRUPT})
 BIG_WRITES, MAX_PAGES, DIRECT_IO = 1 << 5, 1 << 22, 1
 WRITE_BYTES_MAX = 1 << 20
+BLKFLSBUF = 0x1261
 HEADER, ASKED = struct.Struct("<IiQ"), struct.Struct("<IIQQIIIHH")
 
 
@@ -196,3 +198,16 @@ def looped(file: Path) -> Iterator[str]:
         yield name
     finally:
         subprocess.run(["losetup", "--detach", name], check=False)
+
+
+def forget_blocks(device: str) -> None:
+    """Have every block read from the disk again.
+
+    The kernel does so when nobody has the device open any more; but somebody else may, like a monitor that lists
+    disks, and then a file system would be mounted from blocks of the state before.
+    """
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, BLKFLSBUF)
+    finally:
+        os.close(fd)

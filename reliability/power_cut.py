@@ -37,7 +37,7 @@ from openclaw_billing.stores import backups, json_store, snapshots
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import Chain
 from openclaw_billing.stores.json_store import JsonStore
-from reliability.block_device import SECTOR, Device, Disk, Event, Flush, Told, Write, looped
+from reliability.block_device import SECTOR, Device, Disk, Event, Flush, Told, Write, forget_blocks, looped
 from reliability.figure import ROOT, Seen, Skipped
 from tests.stores.charging import charging, opening
 from tests.test_seed_file import seed_client
@@ -211,6 +211,7 @@ class User:
         return ""
 
     def look(self, *told: str) -> str:
+        forget_blocks(self._device)
         try:
             run("mount", "-o", self._options, self._device, str(self._mounted))
         except subprocess.CalledProcessError:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mmap
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from reliability import calls, fuzz, power_cut
-from reliability.block_device import SECTOR, Disk, Event, Flush, Told, Write
+from reliability.block_device import SECTOR, Disk, Event, Flush, Told, Write, forget_blocks, looped
 from reliability.calls import CREDITS, Call, Written
 from reliability.durable import check_strace
 from reliability.figure import Skipped
@@ -126,6 +128,21 @@ def test_a_disk_that_dies_dies_after_so_many_flushes() -> None:
     assert not disk.dead
     disk.flushes_left = 0
     assert disk.dead
+
+
+@pytest.mark.skipif(shutil.which("losetup") is None, reason="losetup is not installed")
+def test_a_disk_led_to_another_state_is_read_anew_though_somebody_has_it_open(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"a" * 64 * SECTOR)
+    try:
+        with looped(image) as device, open(device, "rb", buffering=0) as monitor:
+            assert monitor.read(1) == b"a"
+            with image.open("r+b") as file:
+                file.write(b"b" * 64 * SECTOR)
+            forget_blocks(device)
+            assert Path(device).read_bytes()[:1] == b"b"
+    except Skipped as reason:
+        pytest.skip(str(reason))
 
 
 def test_strace_that_cannot_trace_is_a_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
