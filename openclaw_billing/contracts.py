@@ -366,6 +366,13 @@ class LocalLimiter(Limiter, Protocol):
         """The same at once. With `cost=0` it is a look: could one call come? Nothing is counted."""
         ...
 
+    def state_of(self, key: str) -> object:
+        """What a look at the key is judged by, but for the moment: unless it changes, who could come still can.
+
+        None where that is not known.
+        """
+        ...
+
     def close(self) -> None:
         """See `aclose`."""
         ...

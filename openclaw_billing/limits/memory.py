@@ -36,6 +36,9 @@ class MemoryLimiter:
                 self._times[key] = verdict.times
             return verdict
 
+    def state_of(self, key: str) -> object:
+        return (*self._times.get(key, ()), *_NEVER)
+
     async def aclose(self) -> None:
         self.close()
 

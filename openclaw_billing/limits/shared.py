@@ -92,6 +92,13 @@ class SharedLimiter:
                     # Closing gives it back as well; the next call opens the file again.
                     self._shut()
 
+    def state_of(self, key: str) -> object:
+        # Without the lock: half written, it is neither what it was nor what it will be.
+        _, bucket, *_ = _place_of(key)
+        with self._guard:
+            table = self._map
+            return None if table is None or self._stuck else table[bucket : bucket + _BUCKET]
+
     def _judge(
         self, table: mmap.mmap, digest: bytes, bucket: int, limits: Sequence[Limit], cost: int
     ) -> Verdict:

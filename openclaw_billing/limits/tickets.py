@@ -23,6 +23,8 @@ class Tickets:
         self._guard = threading.Lock()
         self._seen: list[tuple[int, int]] = []
         """A heap of the tickets that were looked at: until when each was taken, and which it is."""
+        self._free: tuple[str, object] = ("", None)
+        """A ticket's key that was found free, and what that was judged by."""
 
     def take(self, now: int) -> Verdict | None:
         """Use one up; the verdict if there is none."""
@@ -30,6 +32,9 @@ class Tickets:
 
     def look(self, now: int) -> Verdict | None:
         """The same, and nothing is used up."""
+        key, state = self._free
+        if state is not None and self._limiter.state_of(key) == state:
+            return None
         return self._find(now, cost=0)
 
     def _find(self, now: int, cost: int) -> Verdict | None:
@@ -39,9 +44,12 @@ class Tickets:
                 ticket = self._candidate(now)
                 if ticket is None:
                     return Verdict(limits, (self._seen[0][0],), now, limits)
-                verdict = self._limiter.take_now(f"{self._key} {ticket}", limits, cost)
+                key = f"{self._key} {ticket}"
+                state = self._limiter.state_of(key)
+                verdict = self._limiter.take_now(key, limits, cost)
                 heappush(self._seen, (verdict.times[0], ticket))
                 if verdict.allowed:
+                    self._free = (key, state)
                     return None
 
     def _candidate(self, now: int) -> int | None:

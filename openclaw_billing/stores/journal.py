@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mmap import mmap
 from typing import Any
 
 from openclaw_billing.errors import CorruptStore
+from openclaw_billing.stores.codec import parsed
 
 VERSION = 1
 NO_SUM = "0" * 64
@@ -33,7 +33,6 @@ _SUM_LENGTH = len(_SUM_START) + 64 + len(_END)
 _UNCLOSED = re.compile(rb'^(?P<body>.*,"sum":"[0-9a-f]{64})(?:"?)$', re.DOTALL)
 _COMPLETE_SUM = re.compile(rb',"sum":"[0-9a-f]{64}')
 _BLOCK = 512
-_decode = json.JSONDecoder().decode
 
 
 class Chain:
@@ -205,10 +204,11 @@ class Reader:
         Raises:
             CorruptStore: a newer version wrote it.
         """
-        if not self._chain.is_sealed(raw):
+        said = _head(raw) if self._sparing else raw
+        if not said.isascii() or not self._chain.is_sealed(raw):
             return None
         try:
-            data: dict[str, Any] = _decode(str(_head(raw) if self._sparing else raw, "ascii"))
+            data = parsed(said)
             if data["v"] > VERSION:
                 raise CorruptStore(self.path, "written by a newer version", offset=start, seq=self.seq + 1)
             number, line, of = data["batch"]

@@ -6,7 +6,6 @@ all of it checked; from then on what was added since is, and each line that is t
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import CorruptStore
-from openclaw_billing.stores.codec import encode, from_row
+from openclaw_billing.stores.codec import encode, from_row, parsed
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.history import matches, position_of
 from openclaw_billing.stores.journal import NO_SUM, Chain, Reader
@@ -130,7 +129,7 @@ class JournalHistory:
     ) -> Iterator[tuple[int, Any]]:
         if not self._chain.is_sealed(raw):
             raise CorruptStore(segment.path, "its sum does not fit", offset=start)
-        line = json.loads(raw)
+        line = parsed(raw)
         rows = line.get(part, ())
         for index in range(len(rows) - 1, -1, -1):
             try:

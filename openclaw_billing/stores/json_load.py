@@ -15,7 +15,7 @@ from openclaw_billing.errors import CorruptStore, StartupError
 from openclaw_billing.stores.anchors import refuse_shorter
 from openclaw_billing.stores.checkpoint import Position, load_rows, read_position, write_checkpoint
 from openclaw_billing.stores.clients_watch import shown_seq
-from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.codec import from_row, parsed
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader, Tail
 from openclaw_billing.stores.journal_files import (
@@ -66,11 +66,17 @@ class Loaded:
     """The line that the newest clients file, and no newer snapshot, stands after."""
     changed_seq: int = 0
     """The newest line that changed a record or the history."""
+    bytes_behind: int = 0
+    """How much was written since the newest checkpoint, by whomever."""
     torn: int | None = None
     closed: bool = False
     """The active segment has been closed, but its successor is not there yet."""
     unfinished: bool = False
     """The last line belongs to a batch of which more lines were to come."""
+
+    def checkpoint(self) -> str | None:
+        """The digest of the newest checkpoint."""
+        return self.marks[-1].get("checkpoint") if self.marks else None
 
     def known_clients(self) -> list[str]:
         """The digests of the clients files that are ours, the newest last."""
@@ -92,7 +98,7 @@ def gather(line: Line, layer: Layer) -> None:
             spec = TABLES[name]
             # A version with other indexes wrote it: they must be found anew.
             fits = len(values) == len(spec.indexes)
-            packed = pack(values, row) if fits else from_row(spec.record, json.loads(row))
+            packed = pack(values, row) if fits else from_row(spec.record, parsed(row))
             layer.puts.setdefault(name, {})[key] = packed
         return
     for name, rows in line.data.get("put", {}).items():
@@ -277,7 +283,10 @@ def _note(line: Line, loaded: Loaded) -> None:
     # An operation may be called "closed" too, but it changes something.
     loaded.closed = data["op"] == "closed" and not data.keys() & {"rows", "put", "del", "ledger", "audit"}
     loaded.unfinished = not line.ends_batch
+    loaded.bytes_behind += line.end - line.start
     if (mark := data.get("mark")) is not None:
+        if mark.get("checkpoint") not in (None, loaded.checkpoint()):
+            loaded.bytes_behind = 0
         loaded.marks.append(mark)
         loaded.marked_seq = max(loaded.marked_seq, shown_seq(mark))
     elif data["op"] != "genesis" and not loaded.closed:

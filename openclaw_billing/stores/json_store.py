@@ -67,7 +67,6 @@ class JsonStore(LineHistory, GroupCommit):
         self._observer = observer
         self._migrate = migrate
         self._resyncing = False
-        self._bytes_last = 0
         self._refused = ""
         self._committed_at = 0.0
         self._clients = ClientsWatch(self.directory)
@@ -285,8 +284,7 @@ class JsonStore(LineHistory, GroupCommit):
             self.directory.replace(f"{CHECKPOINT}.tmp", CHECKPOINT)
             self.directory.sync()
             replica.loaded.marked_seq = max(replica.loaded.marked_seq, shown_seq(mark))
-            self._bytes_last = os.stat(CHECKPOINT, dir_fd=self.directory.fd).st_size
-            replica.bytes_behind = 0
+            replica.loaded.bytes_behind = 0
             if replica.end.size > SEGMENT_BYTES_MAX:
                 replica.close_segment()
             return True
@@ -327,8 +325,7 @@ class JsonStore(LineHistory, GroupCommit):
 
     def _consider_snapshot(self, *, quiet: bool) -> None:
         if self.is_behind:
-            behind = self._replica.bytes_behind
-            self._snapshots.consider(quiet=quiet, bytes_behind=behind, bytes_last=self._bytes_last)
+            self._snapshots.consider(quiet=quiet, bytes_behind=self._replica.loaded.bytes_behind)
 
     def entries(self, record: type[E], query: HistoryQuery) -> Iterator[tuple[int, E]]:
         replica = self._replica

@@ -40,7 +40,6 @@ class Replica:
         self.state = threading.RLock()
         self.generation = 0
         self.appending = False
-        self.bytes_behind = 0
         self.changed_at = 0.0
         self.others_at = 0.0
         """When lines of another process were taken in last."""
@@ -170,6 +169,7 @@ class Replica:
             batch.publish(loaded.base)
             self.ahead.committed(batch, seq)
             loaded.seq, loaded.head, loaded.batch = seq, head, number
+            loaded.bytes_behind += len(sealed)
             loaded.unfinished = False
             if mark is not None:
                 loaded.marks = [*loaded.marks[-7:], mark]
@@ -180,7 +180,6 @@ class Replica:
             # Last, so that a thread interrupted before this line reads its own batch again from the file.
             end.size += len(sealed)
             self._proven_seq = seq
-        self.bytes_behind += len(sealed)
         self.changed_at = time.monotonic()
 
     def prove(self) -> None:
@@ -260,7 +259,6 @@ class Replica:
         end.unproven = True
         layer = take(lines, self.loaded, self._path)
         self.ahead.see(layer.puts, self.loaded.seq)
-        self.bytes_behind += lines[-1].end - end.size
         end.size = lines[-1].end
         self.changed_at = self.others_at = time.monotonic()
 

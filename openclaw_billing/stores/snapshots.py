@@ -52,17 +52,24 @@ class Snapshots:
         self._turn_fd: int | None = None
         self.seconds_last = 0.0
 
-    def consider(self, *, quiet: bool, bytes_behind: int, bytes_last: int) -> None:
-        """Begin one if it pays: after a moment of quiet, or when the journal has grown as much as a snapshot."""
+    def consider(self, *, quiet: bool, bytes_behind: int) -> None:
+        """Begin one if it pays: after a moment of quiet, or when the journal has outgrown the last one."""
         if time.monotonic() < self._not_before:
             return
         if self._thread is not None and self._thread.is_alive():
             return
-        if quiet or bytes_behind > max(BYTES_BEHIND_MIN, 2 * bytes_last):
+        if quiet or (bytes_behind > BYTES_BEHIND_MIN and bytes_behind > 2 * self._bytes_there()):
             self._thread = threading.Thread(
                 target=self._run, args=(quiet,), name="openclaw-billing-snapshot", daemon=True
             )
             self._thread.start()
+
+    def _bytes_there(self) -> int:
+        """How long the checkpoint is that is there, whichever process wrote it."""
+        try:
+            return os.stat(CHECKPOINT, dir_fd=self._store.directory.fd).st_size
+        except OSError:
+            return 0
 
     def stop(self) -> None:
         """Let a running snapshot hurry to its end."""

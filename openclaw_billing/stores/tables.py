@@ -7,7 +7,6 @@ a kilobyte, and the garbage collector has nothing to walk.
 from __future__ import annotations
 
 import heapq
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -15,7 +14,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from openclaw_billing.contracts import Page, Query
-from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.codec import from_row, parsed
 from openclaw_billing.stores.packing import row_of, values_of
 from openclaw_billing.stores.schema import TABLES, TableSpec
 
@@ -107,7 +106,7 @@ class BaseTable(Generic[R]):
 
     def unpacked(self, packed: bytes) -> R:
         """The record that was loaded as these bytes."""
-        record: R = from_row(self.spec.record, json.loads(row_of(packed, len(self.indexes))))
+        record: R = from_row(self.spec.record, parsed(row_of(packed, len(self.indexes))))
         return record
 
     def pack(self, key: str, record: R, packed: bytes) -> None:

@@ -17,6 +17,14 @@ from tests.limits.conftest import Ticks
 WORKERS = 3
 
 
+class Asked(SharedLimiter):
+    asked = 0
+
+    def take_now(self, *arguments, **named):  # type: ignore[no-untyped-def]
+        self.asked += 1
+        return super().take_now(*arguments, **named)
+
+
 @pytest.fixture
 def workers(tmp_path: Path, ticks: Ticks) -> Iterator[list[Failures]]:
     """The same machine's workers, each with its own view of the same file."""
@@ -82,13 +90,6 @@ def test_a_secret_that_comes_out_right_after_ten_wrong_ones_that_came_with_it_is
 
 
 def test_whoever_is_refused_is_refused_without_asking_again(tmp_path: Path, ticks: Ticks) -> None:
-    class Asked(SharedLimiter):
-        asked = 0
-
-        def take_now(self, *arguments, **named):  # type: ignore[no-untyped-def]
-            self.asked += 1
-            return super().take_now(*arguments, **named)
-
     mine, theirs = (Asked(tmp_path / "data", ticks) for _ in range(2))
     for number in range(500):
         ticks.now += SECOND_US // 10
@@ -99,6 +100,33 @@ def test_whoever_is_refused_is_refused_without_asking_again(tmp_path: Path, tick
     for _ in range(1_000):
         assert tickets.take(ticks.now) is not None
     assert mine.asked == learned == 500
+    mine.close()
+    theirs.close()
+
+
+def test_while_nobody_fails_right_secrets_are_let_in_without_asking_again(
+    tmp_path: Path, ticks: Ticks
+) -> None:
+    mine, theirs = (Asked(tmp_path / "data", ticks) for _ in range(2))
+    ours, others = (Failures(each, ticks, per_address=10, overall=40) for each in (mine, theirs))
+
+    def let_in(secrets: range) -> bool:
+        return all(
+            ours.refusal("192.0.2.1", f"key {each}") is None
+            and ours.passed("192.0.2.1", f"key {each}") is None
+            for each in secrets
+        )
+
+    assert let_in(range(1))
+    learned = mine.asked
+    assert let_in(range(1, 1_000))
+    assert mine.asked == learned
+    for number in range(9):
+        others.failed("192.0.2.1", f"guess {number}")
+    assert let_in(range(1_000, 2_000))
+    others.failed("192.0.2.1", "guess 9")
+    assert not let_in(range(2_000, 2_001))
+    assert mine.asked < learned + 50
     mine.close()
     theirs.close()
 
