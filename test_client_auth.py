@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import re
@@ -50,13 +51,18 @@ def door(tmp_path: Path, clock: ManualClock) -> Iterator[Any]:
     client_auth.runtime.reconfigure()
 
 
-@pytest.fixture
-async def http(door: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A host application with the router and intake, and nothing else of ours."""
+@functools.cache
+def host() -> FastAPI:
+    """An application with the router and intake, and nothing else of ours."""
     app = FastAPI()
     app.include_router(intake_routes.router)
     app.include_router(client_auth.router)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return app
+
+
+@pytest.fixture
+async def http(door: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(host(), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client
 

@@ -152,11 +152,16 @@ class Runtime:
         gc.freeze()
 
     def reconfigure(
-        self, settings: Settings | None = None, *, store: Store | None = None, clock: Clock | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        stripe: StripeAccount | None = None,
     ) -> None:
         """Close, and open at next use with these: for tests, and a host that decides late."""
         self.close()
-        self._settings, self._given_store, self._stripe = settings, store, None
+        self._settings, self._given_store, self._stripe = settings, store, stripe
         self.clock = clock or SystemClock()
         self.new_admin_token = None
 

@@ -12,7 +12,6 @@ import pytest
 from fastapi import FastAPI
 
 import client_auth
-import gateway
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.errors import TooManyRequests
@@ -20,6 +19,7 @@ from openclaw_billing.keys import Peppers
 from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.web.limits import Attempt
+from tests.in_process import gateway_app
 
 TOKEN = "0123456789abcdef" * 4
 ADMIN = {"X-Auth-Token": TOKEN}
@@ -43,7 +43,7 @@ def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture
 def app(settings: Settings, clock: ManualClock) -> Iterator[FastAPI]:
     client_auth.runtime.reconfigure(settings, clock=clock)
-    yield gateway.create_app(settings)
+    yield gateway_app()
     client_auth.runtime.reconfigure()
 
 

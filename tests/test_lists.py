@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import client_auth
-import gateway
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.contracts import HistoryQuery, Query
 from openclaw_billing.settings import load_settings
+from tests.in_process import gateway_app
 
 TOKEN = "0123456789abcdef" * 4
 ADMIN = {"X-Auth-Token": TOKEN}
@@ -39,7 +39,7 @@ def clock() -> ManualClock:
 def app(tmp_path: Path, clock: ManualClock) -> Iterator[FastAPI]:
     chosen = load_settings(data_dir=tmp_path / "data", admin_token=TOKEN, rate_limits=False)
     client_auth.runtime.reconfigure(chosen, clock=clock)
-    yield gateway.create_app(chosen)
+    yield gateway_app()
     client_auth.runtime.reconfigure()
 
 

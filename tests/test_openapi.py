@@ -19,6 +19,7 @@ import gateway
 from openclaw_billing.settings import load_settings
 from openclaw_billing.web.examples import EXAMPLES
 from openclaw_billing.web.models import Input, Output
+from tests.in_process import gateway_app
 
 TOKEN = "0123456789abcdef" * 4
 SNAPSHOT = Path(__file__).parent / "openapi.txt"
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.anyio
 def app(tmp_path: Path) -> Iterator[FastAPI]:
     settings = load_settings(data_dir=tmp_path / "data", admin_token=TOKEN, docs=True, rate_limits=False)
     client_auth.runtime.reconfigure(settings)
-    yield gateway.create_app(settings)
+    yield gateway_app(docs=True)
     client_auth.runtime.reconfigure()
 
 

@@ -13,13 +13,13 @@ import pytest
 from fastapi import FastAPI
 
 import client_auth
-import gateway
 from client_auth import CurrentClient
 from openclaw_billing import metrics
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.contracts import HistoryQuery
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.web import limits as limits_module
+from tests.in_process import gateway_app
 
 TOKEN = "0123456789abcdef" * 4
 ADMIN = {"X-Auth-Token": TOKEN}
@@ -42,7 +42,7 @@ def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture
 def app(settings: Settings, clock: ManualClock) -> Iterator[FastAPI]:
     client_auth.runtime.reconfigure(settings, clock=clock)
-    yield gateway.create_app(settings)
+    yield gateway_app()
     client_auth.runtime.reconfigure()
 
 

@@ -24,7 +24,6 @@ import pytest
 from fastapi import APIRouter, FastAPI
 
 import client_auth
-import gateway
 from openclaw_billing import keyring, ledger
 from openclaw_billing.clock import ManualClock
 from openclaw_billing.errors import BadSettings, CorruptStore, StartupError, Unprocessable
@@ -32,6 +31,7 @@ from openclaw_billing.runtime import Runtime
 from openclaw_billing.settings import Settings, load_settings
 from openclaw_billing.web.auth import key_of
 from openclaw_billing.web.route import BillingRoute
+from tests.in_process import gateway_app
 from tests.served import ROOT, clean_environment
 
 TOKEN = "0123456789abcdef" * 4
@@ -54,7 +54,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def app(settings: Settings, clock: ManualClock) -> Iterator[FastAPI]:
     client_auth.runtime.reconfigure(settings, clock=clock)
-    yield gateway.create_app(settings)
+    yield gateway_app()
     client_auth.runtime.reconfigure()
 
 

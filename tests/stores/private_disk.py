@@ -130,8 +130,8 @@ def read_only_from_the_start(place: Path) -> None:
 
 
 def first_start_on_a_full_disk(place: Path) -> None:
-    # As small as it gets: each start finds a little more room, until one finds enough.
-    for size in range(1, 9):
+    # As small as it gets: each start finds some more room, until one finds enough.
+    for size in range(1, 13, 2):
         subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={4 * size}k,mode=0700", "none", str(place)], check=True
         )

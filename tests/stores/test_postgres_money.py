@@ -14,7 +14,7 @@ from openclaw_billing.stores.postgres_verify import verify
 from tests.money.machine import Money, Opened
 from tests.stores import postgres_server
 
-EXAMPLES = 8
+EXAMPLES = 5
 
 
 def test_whatever_happens_the_credits_are_what_the_model_says(postgres_address: str) -> None:

@@ -168,13 +168,23 @@ async def house_of(
     # The breaker's time is the fake's too.
     account = make_account(loaded, seconds=lambda: fake.clock.now().timestamp())
     assert account is not None
-    runtime = Runtime(loaded, clock=FakesClock(fake), store=store, stripe=account)
-    app = FastAPI()
-    app.include_router(create_intake_router(runtime))
-    app.include_router(client_auth.create_router(runtime))
+    runtime, app = _empty.pop() if _empty else _built()
+    runtime.reconfigure(loaded, clock=FakesClock(fake), store=store, stripe=account)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
             yield House(fake, runtime, http, Worker(runtime, account))
     finally:
         await account.close()
         runtime.close()
+    _empty.append((runtime, app))
+
+
+_empty: list[tuple[Runtime, FastAPI]] = []
+"""Houses of tests that have ended: to build one takes longer than most tests."""
+
+
+def _built() -> tuple[Runtime, FastAPI]:
+    runtime, app = Runtime(), FastAPI()
+    app.include_router(create_intake_router(runtime))
+    app.include_router(client_auth.create_router(runtime))
+    return runtime, app
