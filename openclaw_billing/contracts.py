@@ -314,7 +314,7 @@ class Store(Protocol):
         ...
 
     def flush(self) -> None:
-        """The same from an event loop: at once, in this very thread, where the store knows that to be quick."""
+        """The same from an event loop: where the store knows that to be quick, it waits for some milliseconds at most."""
         ...
 
     def ledger(self, query: HistoryQuery) -> HistoryPage[LedgerEntry]:

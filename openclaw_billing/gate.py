@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections import deque
 from functools import partial
@@ -17,17 +16,13 @@ CORK_TURNS = 3
 
 
 class Gate:
-    """One event loop's. All answers of a batch come back in one hop.
-
-    Where the store makes a batch durable at once, in the loop's own thread, there is no hop at all.
-    """
+    """One event loop's. All answers of a batch come back in one hop, or in none where the loop waits for them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, store: Store) -> None:
         self.store = store
         # The registry of gates holds the loop weakly; a strong one here would keep both for ever.
         self._loop = weakref.proxy(loop)
         self._known = weakref.ref(loop)
-        self._thread = threading.get_ident()
         self._corked = False
         self._flushing = False
         self._hopping = False
@@ -55,13 +50,12 @@ class Gate:
             self.store.flush()
         finally:
             self._flushing = False
+            self._deliver()
 
     def _settled(self, future: asyncio.Future[Any], answer: object, error: BaseException | None) -> None:
-        if self._flushing and threading.get_ident() == self._thread:
-            _settle(future, answer, error)
-            return
+        # In this order: a loop that has just given up waiting finds the answer, or is told of it.
         self._ready.append((future, answer, error))
-        if not self._hopping:
+        if not self._flushing and not self._hopping:
             self._hopping = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)

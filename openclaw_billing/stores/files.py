@@ -19,8 +19,6 @@ PROBE = "openclaw_clients.probe.tmp"
 UNPROVEN_BYTES_MAX = 8 << 20
 """More than one batch: what stands before that was acknowledged, so the disk took it."""
 LOCK_POLL_SECONDS = 0.0001
-BRIEFLY_SECONDS = 0.002
-"""How long an event loop waits for another worker's batch: no longer than a batch of its own would take."""
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
 )

@@ -2,8 +2,8 @@
 
 Callers put tickets in a queue. Whoever holds the turn runs the waiting tickets as one batch: the writer's
 thread for those that asked without waiting, or a waiting caller itself, which spares it two hand-overs
-between threads; an event loop is such a caller where the disk is quick. A ticket is settled only after its
-batch is durable.
+between threads. An event loop runs its tickets ahead, and where the disk is quick it waits for the writer,
+but never for long. A ticket is settled only after its batch is durable.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ OPERATIONS_PER_BATCH_MAX = 512
 OPERATIONS_WAITING_MAX = 20_000
 OPERATIONS_AHEAD_MAX = 128
 """How many an event loop runs ahead at once: some milliseconds' worth."""
+LOOP_SECONDS_MAX = 0.005
+"""How long an event loop waits for a batch that is expected to be quick."""
 TURN_SECONDS = 0.05
 """How often a caller that waits for the turn looks whether its own ticket is settled."""
 
@@ -68,6 +70,8 @@ class GroupCommit(ABC):
         self._writer: threading.Thread | None = None
         self._stopped = False
         self._goes_on = False
+        self._awaited: threading.Lock | None = None
+        """Let go of when nothing waits any more; there as long as an event loop waited for that, in vain or not."""
 
     @property
     def another_follows(self) -> bool:
@@ -118,17 +122,19 @@ class GroupCommit(ABC):
             self._wake.put(True)
 
     def flush(self) -> None:
-        if not self._flush_here():
-            if self._turn.locked():
-                # While another batch is made durable, this thread has nothing better to do for its callers.
-                self.run_ahead(list(self._queue)[:OPERATIONS_AHEAD_MAX])
-            self.flush_soon()
+        # Here, where what they need is in the processor's cache, and nobody else wants the interpreter's lock.
+        self.run_ahead(list(self._queue)[:OPERATIONS_AHEAD_MAX])
+        awaited = None
+        if self._awaited is None and self.is_quick():
+            self._awaited = awaited = threading.Lock()
+            awaited.acquire()
+        self.flush_soon()
+        if awaited is not None:
+            # In vain on a disk that has become slow: then nobody waits until the writer has come to its end.
+            awaited.acquire(timeout=LOOP_SECONDS_MAX)
 
-    def may_commit_here(self, tickets: list[Ticket]) -> bool:  # noqa: ARG002 - a store need not look at them
-        """Whether a batch may run in the thread of an event loop now: nothing will hold the loop up for long.
-
-        Asked with the turn taken; if the answer is yes, these tickets are committed next.
-        """
+    def is_quick(self) -> bool:
+        """Whether a batch takes, of late, no longer than it is worth to turn to something else."""
         return False
 
     def run_ahead(self, tickets: list[Ticket]) -> None:  # noqa: B027 - a store need not
@@ -167,7 +173,7 @@ class GroupCommit(ABC):
         """In a forked child: what waited belongs to the parent, and so does its writer's thread."""
         self._queue = deque()
         self._turn, self._starting = threading.Lock(), threading.Lock()
-        self._writer = None
+        self._writer = self._awaited = None
 
     def _enter(self, ticket: Ticket) -> None:
         if self._stopped:
@@ -175,21 +181,6 @@ class GroupCommit(ABC):
         if len(self._queue) >= OPERATIONS_WAITING_MAX:
             raise StorageUnavailable(retry_after_seconds=2)
         self._queue.append(ticket)
-
-    def _flush_here(self) -> bool:
-        """Run one batch; whether nothing waits any more."""
-        if self._stopped or not self._turn.acquire(blocking=False):
-            return False
-        try:
-            if tickets := self._next_batch():
-                if not self.may_commit_here(tickets):
-                    self.postpone(tickets, 0)
-                    return False
-                self._commit_batch(tickets)
-        finally:
-            self._turn.release()
-        self._start_writer()
-        return not self._queue
 
     def _run_waiting(self) -> None:
         with self._turn:
@@ -200,6 +191,9 @@ class GroupCommit(ABC):
             finally:
                 self._goes_on = False
                 self.rest()
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited.release()
 
     def _run_batch(self) -> None:
         if tickets := self._next_batch():

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FLUSHES_OF_LATE = 8
 QUICK_SECONDS_MAX = 0.001
-"""Up to how long a flush may take, of late, for an event loop to wait for it itself."""
+"""Up to how long a flush may take, of late, for an event loop to wait for it."""
 
 
 class JournalEnd:
@@ -38,7 +38,7 @@ class JournalEnd:
 
     @property
     def is_quick(self) -> bool:
-        """Whether the disk takes a flush, of late, in less time than handing it to a thread is worth."""
+        """Whether the disk takes a flush, of late, in less time than it is worth to turn to something else."""
         return self._flush_seconds <= QUICK_SECONDS_MAX
 
     def open(self, size: int, name: str = JOURNAL) -> None:

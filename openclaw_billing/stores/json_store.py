@@ -19,7 +19,7 @@ from openclaw_billing.contracts import E, Health, HistoryQuery, StoreObserver
 from openclaw_billing.errors import BadSettings, CorruptStore, StorageUnavailable
 from openclaw_billing.stores.checkpoint import Position
 from openclaw_billing.stores.clients_watch import ClientsWatch, shown_seq
-from openclaw_billing.stores.files import BRIEFLY_SECONDS, Directory, FileLock, refusals_are_told
+from openclaw_billing.stores.files import Directory, FileLock, refusals_are_told
 from openclaw_billing.stores.forks import survive_forks
 from openclaw_billing.stores.group_commit import GroupCommit, Ticket
 from openclaw_billing.stores.history import PARTS, LineHistory
@@ -204,14 +204,9 @@ class JsonStore(LineHistory, GroupCommit):
             self._refused = ""
         return partial(self._committed, len(tickets), seconds, ran.changed)
 
-    def may_commit_here(self, tickets: list[Ticket]) -> bool:
-        # On a disk that takes its time, or long behind somebody else's lock, a loop would stand still.
+    def is_quick(self) -> bool:
         end = self._replica.end
-        if end.fd < 0 or end.poisoned or not end.is_quick:
-            return False
-        with contextlib.suppress(StorageUnavailable, OSError):
-            self._hold.take(tickets, BRIEFLY_SECONDS)
-        return self._lock.held
+        return end.is_quick and not end.poisoned
 
     def run_ahead(self, tickets: list[Ticket]) -> None:
         replica = self._replica
