@@ -1,7 +1,7 @@
 """Tables in memory: the last durable state.
 
 A row loaded from disk stays the bytes it was until somebody asks for it: loading is quick, a client costs
-a kilobyte, and the garbage collector has nothing to walk.
+less than three kilobytes, and the garbage collector has nothing to walk.
 """
 
 from __future__ import annotations
