@@ -9,6 +9,7 @@ only when a mark in the journal names its digest.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -80,9 +81,11 @@ def load_rows(path: str, data: bytes, base: Base) -> None:
     # One text object for each id, however many rows name it.
     known: dict[bytes, str] = {}
     tables = {name.encode(): (base.tables[name], len(spec.indexes)) for name, spec in TABLES.items()}
-    for line in data.split(b"\n")[1:-1]:
+    lines = io.BytesIO(data)
+    next(lines, b"")
+    for line in lines:
         try:
-            name, column, packed = line.split(b"\t", 2)
+            name, column, packed = line[:-1].split(b"\t", 2)
             table, indexes = tables[name]
             key = known.get(column)
             if key is None:
