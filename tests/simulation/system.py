@@ -103,7 +103,8 @@ class System:
                 each.dead = True
             raise Killed
         if call == "fdatasync" and self.choice.random() < 20 * faults.kill:
-            # Between a write and its flush is where a death does the most.
+            # Between a write and its flush is where a death does the most, and most of all before a power cut.
+            faults.power = max(faults.power, 0.03)
             self.kill(task)
             raise Killed
         if fate < faults.power + faults.kill:

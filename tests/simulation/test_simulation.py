@@ -19,7 +19,7 @@ from tests.simulation.world import World, installed
 
 SEEDS = 150
 SEEDS_LONG = 3_000
-SEEDS_OF_A_MUTANT_MAX = 4_000
+SEEDS_OF_A_MUTANT_MAX = 12_000
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 50))

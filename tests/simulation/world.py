@@ -128,7 +128,7 @@ class World:
         kind = choice.random()
         if kind < 0.35:
             faults.power = choice.choice((0.002, 0.01, 0.03))
-        elif kind < 0.55:
+        if 0.2 < kind < 0.55:
             faults.kill = choice.choice((0.002, 0.01))
         if choice.random() < 0.5:
             return faults
@@ -261,7 +261,7 @@ class World:
 
     def _something(self) -> tuple[str, str, tuple[Any, ...], dict[str, Any], datetime]:
         now, client_id = self._now(), self.choice.choice(CLIENTS)
-        if self.choice.random() < 0.25 and (known := self.judge.newest()) is not None:
+        if self.choice.random() < 0.6 and (known := self.judge.newest()) is not None:
             # Whoever got no answer asks again, and so does whoever cannot believe it.
             return known.client_id, known.name, known.model_args, known.kwargs, known.now
         return client_id, *anything(self.choice, client_id, now), now
