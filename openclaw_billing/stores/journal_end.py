@@ -103,7 +103,8 @@ class JournalEnd:
             self._cut_back()
             raise
         if written != len(data):
-            self._cut_back()
+            # Durably: of two parts of lines, the one over the other, a power cut could leave what looks like damage.
+            self._cut_back(durably=True)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._flush()
 
@@ -150,10 +151,10 @@ class JournalEnd:
         self._flush_seconds += (time.perf_counter() - begun - self._flush_seconds) / FLUSHES_OF_LATE
         self.unproven = False
 
-    def _cut_back(self) -> None:
+    def _cut_back(self, *, durably: bool = False) -> None:
         try:
             os.ftruncate(self.fd, self.size)
-            if self.poisoned:
+            if durably or self.poisoned:
                 os.fsync(self.fd)
         except OSError as error:
             self.cut_failed = True
