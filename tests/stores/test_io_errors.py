@@ -110,10 +110,18 @@ def test_a_full_disk_refuses_one_batch_without_poison(
 
 
 @needs_strace
-def test_a_short_write_is_cut_back_and_refused(shop: Shop, charged: Callable[..., list[str]]) -> None:
-    told = charged("-o", "/dev/null", "-e", "inject=write:retval=20:when=2")
+def test_a_short_write_is_cut_back_durably_and_refused(
+    shop: Shop, charged: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    calls = "trace=write,ftruncate,fsync,fdatasync"
+    told = charged("-o", str(trace), "-e", calls, "-e", "inject=write:retval=20:when=2")
     assert told[:3] == ["ACK j0 99 True", "503 j1 99 True", "ACK j2 98 True"]
     check(shop, told)
+    asked = re.findall(r"\b(write|ftruncate|fsync|fdatasync)\(", trace.read_text())
+    second = [place for place, call in enumerate(asked) if call == "write"][1]
+    # Half of one line and half of the next shall never be on the disk together.
+    assert asked[second : second + 4] == ["write", "ftruncate", "fsync", "write"]
 
 
 @needs_strace
