@@ -45,7 +45,7 @@ def from_row(record_type: type[R], row: Row) -> R:
 
 
 def parsed(text: bytes) -> Row:
-    """What was written as that text. Rows are read one at a time, on the path of a client's first charge.
+    """What a row or a journal line says: a client's first charge reads three rows.
 
     Raises:
         ValueError: it is not JSON.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 from openclaw_billing.errors import BadSettings
 from openclaw_billing.records import AuditEntry, LedgerEntry
 from openclaw_billing.stores.clients_watch import shown_seq
-from openclaw_billing.stores.codec import from_row
+from openclaw_billing.stores.codec import from_row, parsed
 from openclaw_billing.stores.digests import HISTORIES, End, Histories, Progress, Rows, counted
 from openclaw_billing.stores.files import Directory
 from openclaw_billing.stores.journal import NO_SUM, Chain, Line, Reader
@@ -153,7 +152,7 @@ class JsonEnd:
 
 def _whole(line: Line) -> Line:
     """The line with everything that it says, parsed anew: making records uses up what they are made of."""
-    said = json.loads(line.raw) if line.raw else copy.deepcopy(line.data)
+    said = parsed(line.raw) if line.raw else copy.deepcopy(line.data)
     return Line(line.start, line.end, said)
 
 

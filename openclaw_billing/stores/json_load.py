@@ -74,9 +74,12 @@ class Loaded:
     unfinished: bool = False
     """The last line belongs to a batch of which more lines were to come."""
 
-    def checkpoint(self) -> str | None:
-        """The digest of the newest checkpoint."""
-        return self.marks[-1].get("checkpoint") if self.marks else None
+    def note_mark(self, mark: dict[str, Any]) -> None:
+        """A line said this about the files; it is the newest."""
+        before = self.marks[-1].get("checkpoint") if self.marks else None
+        if mark.get("checkpoint") not in (None, before):
+            self.bytes_behind = 0
+        self.marks.append(mark)
 
     def known_clients(self) -> list[str]:
         """The digests of the clients files that are ours, the newest last."""
@@ -285,9 +288,7 @@ def _note(line: Line, loaded: Loaded) -> None:
     loaded.unfinished = not line.ends_batch
     loaded.bytes_behind += line.end - line.start
     if (mark := data.get("mark")) is not None:
-        if mark.get("checkpoint") not in (None, loaded.checkpoint()):
-            loaded.bytes_behind = 0
-        loaded.marks.append(mark)
+        loaded.note_mark(mark)
         loaded.marked_seq = max(loaded.marked_seq, shown_seq(mark))
     elif data["op"] != "genesis" and not loaded.closed:
         loaded.changed_seq = line.seq

@@ -279,7 +279,6 @@ class JsonStore(LineHistory, GroupCommit):
             self.directory.replace(f"{CHECKPOINT}.tmp", CHECKPOINT)
             self.directory.sync()
             replica.loaded.marked_seq = max(replica.loaded.marked_seq, shown_seq(mark))
-            replica.loaded.bytes_behind = 0
             if replica.end.size > SEGMENT_BYTES_MAX:
                 replica.close_segment()
             return True

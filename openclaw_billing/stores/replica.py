@@ -172,7 +172,8 @@ class Replica:
             loaded.bytes_behind += len(sealed)
             loaded.unfinished = False
             if mark is not None:
-                loaded.marks = [*loaded.marks[-7:], mark]
+                loaded.marks = loaded.marks[-7:]
+                loaded.note_mark(mark)
             elif lines[-1] == ("closed", ""):
                 loaded.closed = True
             else:
